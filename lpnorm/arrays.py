@@ -1,0 +1,257 @@
+"""The only seam between NumPy and CuPy: whose array is this, in what order and dtype is it summed.
+
+The array library is found from the arguments. CuPy is never imported here because it might be
+there: a CuPy array can only exist if somebody has imported CuPy already, so it is enough to look
+into ``sys.modules``. The one exception is `to_device(x, "gpu")`, where a person asked for it.
+
+Everything below the seam works on *rows*: a 2-D array with one row per group that is normalized
+together (a channel of batch norm, a sample of layer norm, an output channel of weight norm) and
+the n values of that group along the last axis. So there is one axis to reduce, always the last.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+import numbers
+import sys
+from typing import Any
+
+import numpy as np
+
+Array = Any  # a numpy.ndarray or a cupy.ndarray; the two share no base class
+FLOATS = ("float16", "float32", "float64")
+
+
+# --- whose array is this? -------------------------------------------------------------------
+
+
+def is_array(x: object) -> bool:
+    """True for a NumPy array or, if CuPy is loaded, a CuPy array."""
+    cupy = sys.modules.get("cupy")
+    return isinstance(x, np.ndarray) or (cupy is not None and isinstance(x, cupy.ndarray))
+
+
+def namespace(**named: Array) -> Any:
+    """The library (module `numpy` or `cupy`) all the named arrays belong to; None is skipped.
+
+    Raises TypeError, naming the argument, for what is not an array or a mixture of libraries,
+    and for a dtype that is not float16, float32 or float64.
+    """
+    first, library = "", None
+    for name, x in named.items():
+        if x is None:
+            continue
+        if not is_array(x):
+            raise TypeError(f"{name} must be a NumPy or CuPy array, got {type(x).__name__}")
+        if x.dtype.name not in FLOATS:
+            raise TypeError(f"{name} must have dtype {', '.join(FLOATS)}, got {x.dtype}")
+        its = np if isinstance(x, np.ndarray) else sys.modules["cupy"]
+        if library is None:
+            first, library = name, its
+        elif its is not library:
+            raise TypeError(
+                f"{first} is a {_called(library)} array but {name} is a {_called(its)} array: "
+                "move one of them first, for instance with lpnorm.arrays.to_device"
+            )
+    if library is None:
+        raise TypeError("no array given")
+    return library
+
+
+def library_of(x: Array) -> Any:
+    """The module `numpy` or `cupy` whose array x (of any dtype) is; TypeError for anything else."""
+    if not is_array(x):
+        raise TypeError(f"expected a NumPy or CuPy array, got {type(x).__name__}")
+    return np if isinstance(x, np.ndarray) else sys.modules["cupy"]
+
+
+def _called(library: Any) -> str:
+    return "NumPy" if library is np else "CuPy"
+
+
+def to_device(x: Any, device: str) -> Array:
+    """x on "cpu" (a NumPy array) or "gpu" (a CuPy array), copied only where it is not there yet.
+
+    Raises ValueError for another device, RuntimeError with one line saying what is missing when
+    there is no usable GPU.
+    """
+    if device == "cpu":
+        return x if isinstance(x, np.ndarray) else sys.modules["cupy"].asnumpy(x)
+    return gpu_library().asarray(x) if check_device(device) == "gpu" else x
+
+
+def check_device(device: str) -> str:
+    """device itself; ValueError if it is not "cpu" or "gpu", RuntimeError for a GPU not there."""
+    if device not in ("cpu", "gpu"):
+        raise ValueError(f'device must be "cpu" or "gpu", got {device!r}')
+    if device == "gpu":
+        gpu_library()
+    return device
+
+
+def gpu_library() -> Any:
+    """The module `cupy`, once package, driver, device and run-time compiler have answered.
+
+    Raises RuntimeError with one line naming the first of the four that is missing.
+    """
+    if "cupy" not in sys.modules and importlib.util.find_spec("cupy") is None:
+        raise RuntimeError(
+            "no GPU: the package CuPy is not installed "
+            "(pip install 'lpnorm[cuda13]', or cuda12 for an older driver)"
+        )
+    try:
+        cupy = importlib.import_module("cupy")
+    except Exception as error:  # a broken or half-installed package fails in many ways
+        raise RuntimeError(f"no GPU: the package CuPy does not import ({_line(error)})") from error
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:
+        what = "device" if "NoDevice" in str(error) else "driver"
+        raise RuntimeError(f"no GPU: the CUDA {what} is missing ({_line(error)})") from error
+    if count == 0:
+        raise RuntimeError("no GPU: the CUDA driver works but sees no device")
+    try:
+        from_nvrtc = cupy.cuda.nvrtc.getVersion()
+        assert from_nvrtc
+    except Exception as error:
+        raise RuntimeError(
+            "no GPU: NVRTC, CuPy's run-time compiler, is missing "
+            f"(install CuPy with its [ctk] extra: {_line(error)})"
+        ) from error
+    return cupy
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+# --- one meaning for every sum --------------------------------------------------------------
+
+
+def accumulator(dtype: Any, accumulate: Any = None) -> np.dtype:
+    """The dtype in which arrays of `dtype` are summed and their statistics are kept.
+
+    accumulate: None (float32 for float16, else the array's own dtype) or a float dtype at least
+    as wide as the array's. Raises TypeError or ValueError naming `accumulate` otherwise.
+    """
+    dtype = np.dtype(dtype)
+    if accumulate is None:
+        return np.dtype("float32") if dtype == np.float16 else dtype
+    try:
+        wanted = np.dtype(accumulate)
+    except TypeError:
+        wanted = np.dtype(object)
+    if wanted.name not in FLOATS:
+        raise TypeError(f"accumulate must be None or a dtype of {FLOATS}, got {accumulate!r}")
+    if wanted.itemsize < max(dtype.itemsize, 4):
+        raise ValueError(
+            f"accumulate must be at least as wide as {max(dtype, np.dtype('float32'))} "
+            f"for {dtype} arrays, got {wanted}"
+        )
+    return wanted
+
+
+def total(rows: Array, dtype: Any) -> Array:
+    """The pairwise sum of each row, in `dtype`: shape (groups, n) -> (groups, 1).
+
+    Defined for every n, so that NumPy and CuPy, every memory layout and every number of threads
+    give the same bits (neither `numpy.sum` nor `cupy.sum` has one meaning for float16): fold the
+    row in half, adding element i + ceil(n/2) to element i, where the middle one of an odd row
+    waits; repeat until one is left. Each addition rounds once, in `dtype`, so the error is at
+    most ceil(log2 n) unit roundoffs of dtype times the sum of |rows|, to first order.
+    """
+    rows = rows.astype(dtype, copy=False)
+    while (n := rows.shape[-1]) > 1:
+        half = n // 2
+        folded = rows[..., : n - half].copy()
+        folded[..., :half] += rows[..., n - half :]
+        rows = folded
+    return rows
+
+
+def average(rows: Array, dtype: Any) -> Array:
+    """The mean of each row: `total` divided by n, shape (groups, n) -> (groups, 1)."""
+    return total(rows, dtype) / rows.shape[-1]
+
+
+def matmul(a: Array, b: Array) -> Array:
+    """a @ b for matrices; float16 is summed in float32 and rounded once, as tensor cores do."""
+    if a.dtype == np.float16:
+        return (a.astype("float32") @ b.astype("float32")).astype("float16")
+    return a @ b
+
+
+# --- axes and rows --------------------------------------------------------------------------
+
+
+def check_axes(axis: Any, ndim: int) -> tuple[int, ...]:
+    """axis (an int or a tuple of ints, negative from the end) as a sorted tuple in 0..ndim-1.
+
+    Raises TypeError for what is no integer, ValueError for one out of range or named twice.
+    """
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    if any(isinstance(a, bool) or not isinstance(a, numbers.Integral) for a in axes):
+        raise TypeError(f"axis must be an int or a tuple of ints, got {axis!r}")
+    if not axes or any(not -ndim <= a < ndim for a in axes):
+        raise ValueError(f"axis must be from {-ndim} to {ndim - 1} for {ndim} axes, got {axis!r}")
+    found = tuple(sorted(int(a) % ndim for a in axes))
+    if len(set(found)) != len(found):
+        raise ValueError(f"axis names an axis twice: {axis!r}")
+    return found
+
+
+def to_rows(x: Array, reduced: tuple[int, ...]) -> Array:
+    """x with the axes `reduced` gathered into one last axis: shape (groups, n).
+
+    The order within a row is the logical (C) order of those axes, whatever the memory layout.
+    """
+    kept = tuple(a for a in range(x.ndim) if a not in reduced)
+    n = math.prod(x.shape[a] for a in reduced)
+    return x.transpose(kept + reduced).reshape(-1, n)
+
+
+def from_rows(rows: Array, shape: tuple[int, ...], reduced: tuple[int, ...]) -> Array:
+    """The inverse of `to_rows`: a contiguous array of the given shape."""
+    order = tuple(a for a in range(len(shape)) if a not in reduced) + reduced
+    x = rows.reshape([shape[a] for a in order])
+    back = [order.index(a) for a in range(len(shape))]
+    return library_of(rows).ascontiguousarray(x.transpose(back))
+
+
+def column(rows: Array) -> Array:
+    """A vector with one entry per group as a column, to broadcast against rows: (g,) -> (g, 1)."""
+    return rows.reshape(-1, 1)
+
+
+# --- checks that every room shares ----------------------------------------------------------
+
+
+def check_number(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> float:
+    """value as a float; TypeError unless a real number, ValueError unless low <= value <= high.
+
+    Infinity is refused.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    number = float(value)
+    if not low <= number <= high or math.isinf(number):
+        span = f">= {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
+        raise ValueError(f"{name} must be finite and {span}, got {value!r}")
+    return number
+
+
+def check_count(name: str, value: Any, low: int = 1) -> int:
+    """value as an int; TypeError unless an integer, ValueError if less than low."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < low:
+        raise ValueError(f"{name} must be at least {low}, got {value}")
+    return int(value)
+
+
+def check_shape(name: str, x: Array, shape: tuple[int, ...]) -> None:
+    """ValueError, naming the argument, unless x has exactly this shape; None passes."""
+    if x is not None and tuple(x.shape) != tuple(shape):
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(x.shape)}")

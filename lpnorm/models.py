@@ -1,0 +1,41 @@
+"""Networks for the experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lpnorm import nn
+
+
+def digits_net(
+    normalize: Callable[[int], nn.Layer] | None = nn.BatchNorm,
+    width: int = 16,
+    rng: int | np.random.Generator = 0,
+    dtype: Any = "float32",
+) -> nn.Sequential:
+    """Three 3x3 convolutions and a linear layer for (N, 1, 8, 8) digits -> (N, 10) logits.
+
+    normalize: channels -> the layer that follows each convolution, for instance
+    ``lambda channels: nn.BatchNorm(channels, p=1)``; None for no normalization (the convolutions
+    then have a bias). width: channels of the first convolution, doubled after. He initialization
+    from rng, a seed or a Generator.
+    """
+    rng = np.random.default_rng(rng)
+    blocks: list[nn.Layer] = []
+    for inputs, outputs, pool in (
+        (1, width, False),
+        (width, 2 * width, True),
+        (2 * width,) * 2 + (True,),
+    ):
+        blocks.append(nn.Conv2d(inputs, outputs, 3, padding=1, bias=normalize is None, rng=rng))
+        if normalize is not None:
+            blocks.append(normalize(outputs))
+        blocks.append(nn.ReLU())
+        if pool:
+            blocks.append(nn.MaxPool2d(2))
+    model = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(8 * width, 10, rng=rng))
+    model.to(dtype=dtype)
+    return model

@@ -1,0 +1,205 @@
+"""Parameter and Layer: a call returns its own backward, so nothing hides in self.
+
+    y, backward = layer(x, train=True)
+    dx = backward(dy)                     # parameter gradients add up in parameter.grad
+
+The closure `backward` holds what it needs and stands under the forward, with the same names. A
+layer may be called twice before going back, a backward may be called more than once, and
+composing layers is a loop and a reversed loop (`Sequential`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lpnorm.arrays import FLOATS, Array, accumulator, check_device, to_device
+from lpnorm.files import atomic
+
+Backward = Callable[[Array], Array]
+_watchers: list[Callable[[Layer, Array], None]] = []
+
+
+class Parameter:
+    """An array that is learned: .data, .grad (None until a backward adds to it) and .name.
+
+    data: a float array. name: the dotted path, as seen from the layer whose `parameters()` was
+    called last.
+    """
+
+    def __init__(self, data: Array, name: str = "") -> None:
+        self.data = data
+        self.grad: Array | None = None
+        self.name = name
+
+    def add_grad(self, grad: Array) -> None:
+        """Add to .grad; never in place, so nobody who kept the old one is surprised."""
+        self.grad = grad if self.grad is None else self.grad + grad
+
+    def __repr__(self) -> str:
+        return f"Parameter({self.name!r}, shape={tuple(self.data.shape)}, dtype={self.data.dtype})"
+
+
+class Layer:
+    """Base of all layers: a subclass defines `forward` and holds Parameters, Layers and buffers.
+
+    buffers: names of attributes that are arrays and part of the state but not learned.
+    """
+
+    buffers: tuple[str, ...] = ()
+
+    def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
+        raise NotImplementedError
+
+    def __call__(self, x: Array, train: bool = True) -> tuple[Array, Backward]:
+        """y and the function dy -> dx. train: batch statistics (True) or the fixed ones (False)."""
+        y, backward = self.forward(x, train)
+        for watcher in _watchers:
+            watcher(self, y)
+        return y, backward
+
+    def children(self) -> dict[str, Parameter | Layer]:
+        """The parameters and layers this layer holds itself, by attribute name."""
+        return {k: v for k, v in vars(self).items() if isinstance(v, (Parameter, Layer))}
+
+    def layers(self, path: str = "") -> Iterator[tuple[str, Layer]]:
+        """(dotted path, layer) of this layer and all below it, in the order they are held."""
+        yield path, self
+        for name, child in self.children().items():
+            if isinstance(child, Layer):
+                yield from child.layers(_dotted(path, name))
+
+    def parameters(self) -> list[Parameter]:
+        """All parameters at or below this layer, shared ones once, named by their dotted path."""
+        found: dict[int, Parameter] = {}
+        for path, layer in self.layers():
+            for name, child in layer.children().items():
+                if isinstance(child, Parameter) and id(child) not in found:
+                    child.name = _dotted(path, name)
+                    found[id(child)] = child
+        return list(found.values())
+
+    def to(self, device: str | None = None, dtype: Any = None) -> Layer:
+        """Move to "cpu" or "gpu" and/or convert to a float dtype, in place; returns the layer.
+
+        Buffers (running statistics) go to the accumulator's dtype: float32 in a float16 model.
+        Raises ValueError or TypeError naming the argument, RuntimeError where there is no GPU.
+        """
+        if device is not None:
+            check_device(device)
+        if dtype is not None and np.dtype(dtype).name not in FLOATS:
+            raise TypeError(f"dtype must be one of {', '.join(FLOATS)}, got {dtype}")
+
+        def moved(x: Array, dtype: Any) -> Array:
+            x = x if device is None else to_device(x, device)
+            return x if dtype is None else x.astype(dtype)
+
+        for parameter in self.parameters():
+            parameter.data = moved(parameter.data, dtype)
+            parameter.grad = None if parameter.grad is None else moved(parameter.grad, dtype)
+        for _, layer in self.layers():
+            for name in layer.buffers:
+                wide = None if dtype is None else accumulator(dtype)
+                setattr(layer, name, moved(getattr(layer, name), wide))
+        return self
+
+    def _places(self) -> dict[str, tuple[Any, str]]:
+        """name -> (object, attribute) of every array in the state."""
+        places: dict[str, tuple[Any, str]] = {p.name: (p, "data") for p in self.parameters()}
+        for path, layer in self.layers():
+            places.update({_dotted(path, name): (layer, name) for name in layer.buffers})
+        return places
+
+    def state(self) -> dict[str, Array]:
+        """A copy of every parameter and buffer: dict of dotted name -> array."""
+        return {name: getattr(*place).copy() for name, place in self._places().items()}
+
+    def load_state(self, state: Mapping[str, Array]) -> None:
+        """Put back what `state` returned. Names, shapes and dtypes must agree exactly.
+
+        Raises ValueError naming the first entry that is missing, unknown or different; then
+        nothing has been changed.
+        """
+        places = self._places()
+        for name in places:
+            if name not in state:
+                raise ValueError(f"state has no entry {name!r}")
+        for name, array in state.items():
+            if name not in places:
+                raise ValueError(f"state has an entry {name!r} that this model lacks")
+            ours = getattr(*places[name])
+            for what in ("shape", "dtype"):
+                if getattr(array, what) != getattr(ours, what):
+                    raise ValueError(
+                        f"state[{name!r}] has {what} {getattr(array, what)}, "
+                        f"this model needs {getattr(ours, what)}"
+                    )
+        for name, (owner, attribute) in places.items():
+            on_gpu = not isinstance(getattr(owner, attribute), np.ndarray)
+            setattr(owner, attribute, to_device(state[name], "gpu" if on_gpu else "cpu").copy())
+
+
+def save(layer: Layer, path: str | PathLike[str]) -> None:
+    """Write `layer.state()` to an .npz file (no pickle), all of it or nothing.
+
+    path must end in .npz; ValueError otherwise.
+    """
+    if Path(path).suffix != ".npz":
+        raise ValueError(f"path must end in .npz, got {str(path)!r}")
+    arrays = {name: to_device(array, "cpu") for name, array in layer.state().items()}
+    with atomic(path) as temporary:
+        np.savez(temporary, **arrays)
+
+
+def load(layer: Layer, path: str | PathLike[str]) -> None:
+    """Read what `save` wrote into a layer of the same architecture and dtype.
+
+    Raises FileNotFoundError, or ValueError naming the file and the entry that is damaged, missing,
+    unknown or of another shape or dtype; the layer is then unchanged.
+    """
+    layer_state = {}
+    name = "archive"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            for name in archive.files:
+                layer_state[name] = archive[name]
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: {name} is damaged or not an .npz file ({error})") from error
+    try:
+        layer.load_state(layer_state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+@contextlib.contextmanager
+def watch(watcher: Callable[[Layer, Array], None]) -> Iterator[None]:
+    """Inside this block watcher(layer, y) is called after every forward of every layer."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
+
+
+def check_input(layer: Layer, x: Array, like: Array, shape: tuple[int | None, ...]) -> None:
+    """An error naming the layer unless x has this shape (None: any) and the dtype of `like`."""
+    kind = type(layer).__name__
+    wanted = "(" + ", ".join("any" if s is None else str(s) for s in shape) + ")"
+    if x.ndim != len(shape) or any(s not in (None, t) for s, t in zip(shape, x.shape, strict=True)):
+        raise ValueError(f"{kind}: x must have shape {wanted}, got {tuple(x.shape)}")
+    if x.dtype != like.dtype:
+        raise TypeError(
+            f"{kind}: x has dtype {x.dtype} but the layer {like.dtype}: use layer.to(dtype=...)"
+        )
+
+
+def _dotted(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

@@ -1,0 +1,34 @@
+"""The loss: softmax and cross-entropy in one."""
+
+from __future__ import annotations
+
+from lpnorm.arrays import Array, accumulator, check_shape, library_of, namespace, to_device, total
+
+
+def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
+    """The mean over the batch of -log softmax(logits)[label], and its gradient.
+
+    logits: (N, classes), float; labels: (N,), integers from 0 to classes - 1, of the same array
+    library. With z the logits less their row maximum and q = exp(z) / sum exp(z),
+    loss = mean(log sum exp(z) - z[label]) and dlogits = (q - onehot(label)) / N. Computed in at
+    least float32. Returns a Python float (NaN if the logits hold NaN or +Inf) and dlogits in the
+    dtype of logits. Raises TypeError or ValueError naming the argument.
+    """
+    xp = namespace(logits=logits)
+    if logits.ndim != 2 or logits.size == 0:
+        raise ValueError(f"logits must have shape (N, classes), got {tuple(logits.shape)}")
+    n, classes = logits.shape
+    if library_of(labels) is not xp or labels.dtype.kind not in "iu":
+        raise TypeError("labels must be an integer array of the same library as logits")
+    check_shape("labels", labels, (n,))
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise ValueError(f"labels must be from 0 to {classes - 1}")
+    wide = accumulator(logits.dtype)
+    z = logits.astype(wide)
+    z = z - z.max(axis=1, keepdims=True)
+    exp = xp.exp(z)
+    sums = total(exp, wide)
+    losses = xp.log(sums)[:, 0] - z[xp.arange(n), labels]
+    onehot = labels[:, None] == xp.arange(classes)
+    loss = float(to_device(total(losses[None, :], wide), "cpu")[0, 0]) / n
+    return loss, ((exp / sums - onehot) / n).astype(logits.dtype)

@@ -1,0 +1,150 @@
+"""Normalization layers: the functions of `lpnorm.batchnorm` with parameters and statistics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from lpnorm import batchnorm
+from lpnorm.arrays import Array, accumulator, check_axes, check_count, check_number
+from lpnorm.nn.base import Backward, Layer, Parameter
+from lpnorm.norms import as_norm
+
+
+class _Normalization(Layer):
+    """gamma = 1 and beta = 0 of a given shape, or None, and the arguments of the function."""
+
+    def __init__(
+        self, shape: tuple[int, ...], p: Any, affine: bool, impl: Any, dtype: Any, **arguments: Any
+    ) -> None:
+        as_norm(p)
+        check_number("eps", arguments["eps"])
+        self.gamma = Parameter(np.ones(shape, dtype)) if affine else None
+        self.beta = Parameter(np.zeros(shape, dtype)) if affine else None
+        self.arguments = {"p": p, **arguments}
+        self.impl = batchnorm if impl is None else impl
+
+    def _affine(self) -> tuple[Array | None, Array | None]:
+        return (
+            None if self.gamma is None else self.gamma.data,
+            None if self.beta is None else self.beta.data,
+        )
+
+    def _add_grads(self, dgamma: Array | None, dbeta: Array | None) -> None:
+        if self.gamma is not None and self.beta is not None:
+            self.gamma.add_grad(dgamma)
+            self.beta.add_grad(dbeta)
+
+
+class BatchNorm(_Normalization):
+    """`lpnorm.batch_norm` with learned gamma, beta (channels,) and running statistics.
+
+    In training the batch's own mean and scale are used, and the running ones follow:
+    ``running = (1 - momentum) * running + momentum * batch`` (PyTorch's convention), running_mean
+    from 0 and running_scale, what is divided by (eps included, not squared), from 1. With
+    train=False the running ones are used and, being constants, get no gradient.
+
+    channels: the length of `axis`; p, eps, constant, accumulate: see `lpnorm.batch_norm`;
+    momentum: from 0 to 1; affine: learn gamma and beta; impl: a module with the same functions
+    (None: `lpnorm.batchnorm`). Raises TypeError or ValueError naming the argument.
+    """
+
+    buffers = ("running_mean", "running_scale")
+
+    def __init__(
+        self,
+        channels: int,
+        p: Any = 2,
+        axis: int = 1,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        constant: str | None = "paper",
+        accumulate: Any = None,
+        affine: bool = True,
+        impl: Any = None,
+        dtype: Any = "float32",
+    ) -> None:
+        shape = (check_count("channels", channels),)
+        super().__init__(
+            shape, p, affine, impl, dtype, eps=eps, constant=constant, accumulate=accumulate
+        )
+        self.axis = axis
+        self.momentum = check_number("momentum", momentum, 0, 1)
+        self.running_mean = np.zeros(shape, accumulator(dtype, accumulate))
+        self.running_scale = np.ones(shape, accumulator(dtype, accumulate))
+
+    def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
+        axis, channels = check_axes(self.axis, x.ndim)[0], self.running_mean.shape[0]
+        if x.shape[axis] != channels:
+            raise ValueError(
+                f"BatchNorm: x must have {channels} channels on axis {axis}, got {tuple(x.shape)}"
+            )
+        gamma, beta = self._affine()
+        if not train:
+            return self._with_fixed_statistics(x, gamma, beta)
+        y, cache = self.impl.batch_norm(x, gamma, beta, axis=self.axis, **self.arguments)
+        for name, batch in (("running_mean", cache.mean), ("running_scale", cache.scale)):
+            running = getattr(self, name)
+            new = (1 - self.momentum) * running + self.momentum * batch.astype(running.dtype)
+            setattr(self, name, new)
+
+        def backward(dy: Array) -> Array:
+            dx, dgamma, dbeta = self.impl.batch_norm_backward(dy, cache)
+            self._add_grads(dgamma, dbeta)
+            return dx
+
+        return y, backward
+
+    def _with_fixed_statistics(
+        self, x: Array, gamma: Array | None, beta: Array | None
+    ) -> tuple[Array, Backward]:
+        statistics = self.running_mean, self.running_scale
+        y = self.impl.batch_norm_inference(x, gamma, beta, *statistics, axis=self.axis)
+
+        def backward(dy: Array) -> Array:
+            dx, dgamma, dbeta = self.impl.batch_norm_inference_backward(
+                dy, x, gamma, beta, *statistics, axis=self.axis
+            )
+            self._add_grads(dgamma, dbeta)
+            return dx
+
+        return y, backward
+
+
+class LayerNorm(_Normalization):
+    """`lpnorm.layer_norm` with learned gamma and beta; the same in training and evaluation.
+
+    shape: an int or a tuple, the shape of x on the axes that are reduced (and of gamma and beta);
+    axis: those axes, the last ones unless given. Everything else as for `BatchNorm`.
+    """
+
+    def __init__(
+        self,
+        shape: int | tuple[int, ...],
+        p: Any = 2,
+        axis: int | tuple[int, ...] | None = None,
+        eps: float = 1e-5,
+        constant: str | None = "paper",
+        accumulate: Any = None,
+        affine: bool = True,
+        impl: Any = None,
+        dtype: Any = "float32",
+    ) -> None:
+        shape = shape if isinstance(shape, tuple) else (shape,)
+        shape = tuple(check_count("shape", size) for size in shape)
+        super().__init__(
+            shape, p, affine, impl, dtype, eps=eps, constant=constant, accumulate=accumulate
+        )
+        self.arguments["axis"] = tuple(range(-len(shape), 0)) if axis is None else axis
+
+    def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
+        gamma, beta = self._affine()
+        y, cache = self.impl.layer_norm(x, gamma, beta, **self.arguments)
+
+        def backward(dy: Array) -> Array:
+            dx, dgamma, dbeta = self.impl.layer_norm_backward(dy, cache)
+            self._add_grads(dgamma, dbeta)
+            return dx
+
+        return y, backward

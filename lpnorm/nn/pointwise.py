@@ -1,0 +1,30 @@
+"""Layers without parameters that act on each value, or only on the shape."""
+
+from __future__ import annotations
+
+from lpnorm.arrays import Array
+from lpnorm.nn.base import Backward, Layer
+
+
+class ReLU(Layer):
+    """y = max(x, 0), any shape; dx = dy where x > 0, else 0 (the subgradient 0 at 0). NaN stays."""
+
+    def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
+        passed = x > 0
+
+        def backward(dy: Array) -> Array:
+            return dy * passed
+
+        return x.clip(0, None), backward
+
+
+class Flatten(Layer):
+    """x (N, ...) -> (N, everything else); going back, the shape is put back."""
+
+    def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
+        shape = x.shape
+
+        def backward(dy: Array) -> Array:
+            return dy.reshape(shape)
+
+        return x.reshape(shape[0], -1), backward
