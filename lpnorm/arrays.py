@@ -34,14 +34,14 @@ def is_array(x: object) -> bool:
 
 
 def namespace(**named: Array) -> Any:
-    """The library (module `numpy` or `cupy`) all the named arrays belong to; None is skipped.
+    """The library (module `numpy` or `cupy`) all the named arrays belong to.
 
-    Raises TypeError, naming the argument, for what is not an array or a mixture of libraries,
+    The first is required, the others may be None. Raises TypeError, naming the argument, for what is not an array or a mixture of libraries,
     and for a dtype that is not float16, float32 or float64.
     """
     first, library = "", None
     for name, x in named.items():
-        if x is None:
+        if x is None and library is not None:
             continue
         if not is_array(x):
             raise TypeError(f"{name} must be a NumPy or CuPy array, got {type(x).__name__}")
@@ -55,8 +55,6 @@ def namespace(**named: Array) -> Any:
                 f"{first} is a {_called(library)} array but {name} is a {_called(its)} array: "
                 "move one of them first, for instance with lpnorm.arrays.to_device"
             )
-    if library is None:
-        raise TypeError("no array given")
     return library
 
 
