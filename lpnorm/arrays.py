@@ -36,8 +36,8 @@ def is_array(x: object) -> bool:
 def namespace(**named: Array) -> Any:
     """The library (module `numpy` or `cupy`) all the named arrays belong to.
 
-    The first is required, the others may be None. Raises TypeError, naming the argument, for what is not an array or a mixture of libraries,
-    and for a dtype that is not float16, float32 or float64.
+    The first is required, the others may be None. Raises TypeError, naming the argument, for what
+    is not an array, a mixture of libraries, or a dtype that is not float16, float32 or float64.
     """
     first, library = "", None
     for name, x in named.items():

@@ -265,8 +265,16 @@ def _times_jacobian(g: list[float], group: _Group, p: Any) -> list[float]:
     return [a / s - through_s * b for a, b in zip(_centre(g)[1], ds_dx, strict=True)]
 
 
-def _norm(x: Array, gamma: Parameter, beta: Parameter, reduced: list[int], affine: list[int],
-          p: Any, eps: float, constant: str | None) -> NormOutput:
+def _norm(
+    x: Array,
+    gamma: Parameter,
+    beta: Parameter,
+    reduced: list[int],
+    affine: list[int],
+    p: Any,
+    eps: float,
+    constant: str | None,
+) -> NormOutput:
     """Normalize over the axes `reduced`; gamma and beta have x's shape on the axes `affine`."""
     rows = _groups(x, reduced)
     c = gaussian_constant(p, len(rows[0]), constant)
@@ -279,8 +287,17 @@ def _norm(x: Array, gamma: Parameter, beta: Parameter, reduced: list[int], affin
     return NormOutput(y, x_hat, mean, np.array([group.scale for group in groups]).reshape(kept))
 
 
-def _norm_backward(dy: Array, x: Array, gamma: Parameter, beta: Parameter, reduced: list[int],
-                   affine: list[int], p: Any, eps: float, constant: str | None) -> Gradients:
+def _norm_backward(
+    dy: Array,
+    x: Array,
+    gamma: Parameter,
+    beta: Parameter,
+    reduced: list[int],
+    affine: list[int],
+    p: Any,
+    eps: float,
+    constant: str | None,
+) -> Gradients:
     if dy.shape != x.shape:
         raise ValueError(f"dy has shape {dy.shape}, x {x.shape}")
     rows = _groups(x, reduced)
@@ -290,12 +307,22 @@ def _norm_backward(dy: Array, x: Array, gamma: Parameter, beta: Parameter, reduc
     dx = [_times_jacobian(*pair, p) for pair in zip(_groups(g, reduced), groups, strict=True)]
     x_hat = _ungroup([group.x_hat for group in groups], reduced, x.shape)
     dgamma = _sum_onto(_each(lambda a, b: a * b, dy, x_hat), affine)
-    return (_ungroup(dx, reduced, x.shape), None if gamma is None else dgamma,
-            None if beta is None else _sum_onto(dy, affine))
+    return (
+        _ungroup(dx, reduced, x.shape),
+        None if gamma is None else dgamma,
+        None if beta is None else _sum_onto(dy, affine),
+    )
 
 
-def batch_norm(x: ArrayLike, gamma: Parameter, beta: Parameter, p: Any = 2, axis: int = 1,
-               eps: float = 1e-5, constant: str | None = "paper") -> NormOutput:
+def batch_norm(
+    x: ArrayLike,
+    gamma: Parameter,
+    beta: Parameter,
+    p: Any = 2,
+    axis: int = 1,
+    eps: float = 1e-5,
+    constant: str | None = "paper",
+) -> NormOutput:
     """y = gamma * x_hat + beta with x_hat = (x - mean) / scale, for each of the C channels.
 
     x: any shape, channels on `axis`; gamma, beta: (C,) or None; mean, scale: (C,).
@@ -307,8 +334,15 @@ def batch_norm(x: ArrayLike, gamma: Parameter, beta: Parameter, p: Any = 2, axis
 
 
 def batch_norm_backward(
-    dy: ArrayLike, x: ArrayLike, gamma: Parameter, beta: Parameter, p: Any = 2, axis: int = 1,
-    eps: float = 1e-5, constant: str | None = "paper") -> Gradients:
+    dy: ArrayLike,
+    x: ArrayLike,
+    gamma: Parameter,
+    beta: Parameter,
+    p: Any = 2,
+    axis: int = 1,
+    eps: float = 1e-5,
+    constant: str | None = "paper",
+) -> Gradients:
     """dx, dgamma, dbeta for the gradient dy at y, through the full Jacobian of x_hat.
 
     dy, dx: x's shape; dgamma, dbeta: (C,), None where gamma, beta are.
@@ -317,9 +351,15 @@ def batch_norm_backward(
     return _norm_backward(_float64(dy), _float64(x), gamma, beta, rest, channel, p, eps, constant)
 
 
-def layer_norm(x: ArrayLike, gamma: Parameter, beta: Parameter, p: Any = 2,
-               axis: int | Sequence[int] = -1, eps: float = 1e-5,
-               constant: str | None = "paper") -> NormOutput:
+def layer_norm(
+    x: ArrayLike,
+    gamma: Parameter,
+    beta: Parameter,
+    p: Any = 2,
+    axis: int | Sequence[int] = -1,
+    eps: float = 1e-5,
+    constant: str | None = "paper",
+) -> NormOutput:
     """`batch_norm`'s formula with x reduced over `axis` (one or several); Ba et al. 2016 for p = 2.
 
     gamma, beta: x's shape on `axis` (in x's order), or None; mean, scale: x's shape without it.
@@ -329,15 +369,28 @@ def layer_norm(x: ArrayLike, gamma: Parameter, beta: Parameter, p: Any = 2,
 
 
 def layer_norm_backward(
-    dy: ArrayLike, x: ArrayLike, gamma: Parameter, beta: Parameter, p: Any = 2,
-    axis: int | Sequence[int] = -1, eps: float = 1e-5, constant: str | None = "paper") -> Gradients:
+    dy: ArrayLike,
+    x: ArrayLike,
+    gamma: Parameter,
+    beta: Parameter,
+    p: Any = 2,
+    axis: int | Sequence[int] = -1,
+    eps: float = 1e-5,
+    constant: str | None = "paper",
+) -> Gradients:
     """dx, dgamma, dbeta in the shapes of x, gamma, beta for the gradient dy (x's shape) at y."""
     axes = _split(axis, np.ndim(x))[0]
     return _norm_backward(_float64(dy), _float64(x), gamma, beta, axes, axes, p, eps, constant)
 
 
-def batch_norm_inference(x: ArrayLike, gamma: Parameter, beta: Parameter, mean: ArrayLike,
-                         scale: ArrayLike, axis: int = 1) -> Array:
+def batch_norm_inference(
+    x: ArrayLike,
+    gamma: Parameter,
+    beta: Parameter,
+    mean: ArrayLike,
+    scale: ArrayLike,
+    axis: int = 1,
+) -> Array:
     """y = gamma * (x - mean) / scale + beta with stored statistics; shapes as in `batch_norm`."""
     x = _float64(x)
     channel = _split(axis, x.ndim)[0]
@@ -374,8 +427,9 @@ def weight_norm(v: ArrayLike, g: ArrayLike, p: float = 2, axis: int = 0) -> Arra
     return _ungroup(w, rest, v.shape)
 
 
-def weight_norm_backward(dw: ArrayLike, v: ArrayLike, g: ArrayLike, p: float = 2,
-                         axis: int = 0) -> tuple[Array, Array]:
+def weight_norm_backward(
+    dw: ArrayLike, v: ArrayLike, g: ArrayLike, p: float = 2, axis: int = 0
+) -> tuple[Array, Array]:
     """dv (v's shape) and dg (g's shape) for the gradient dw (v's shape) at w.
 
     Within a channel, by the quotient rule:
@@ -402,8 +456,9 @@ def bounded_weight_norm(v: ArrayLike, rho: float, p: float = 2, axis: int = 0) -
     return weight_norm(v, [rho] * np.shape(v)[axis], p, axis)
 
 
-def bounded_weight_norm_backward(dw: ArrayLike, v: ArrayLike, rho: float, p: float = 2,
-                                 axis: int = 0) -> Array:
+def bounded_weight_norm_backward(
+    dw: ArrayLike, v: ArrayLike, rho: float, p: float = 2, axis: int = 0
+) -> Array:
     """dv (v's shape) for the gradient dw at w; rho is a constant, so it has no gradient."""
     return weight_norm_backward(dw, v, [rho] * np.shape(v)[axis], p, axis)[0]
 
@@ -411,9 +466,16 @@ def bounded_weight_norm_backward(dw: ArrayLike, v: ArrayLike, rho: float, p: flo
 # ---- stochastic gradient descent --------------------------------------------------------------
 
 
-def sgd(w: ArrayLike, gradients: Iterable[ArrayLike], lr: float, momentum: float = 0,
-        dampening: float = 0, nesterov: bool = False, weight_decay: float = 0,
-        decoupled: bool = False) -> list[Array]:
+def sgd(
+    w: ArrayLike,
+    gradients: Iterable[ArrayLike],
+    lr: float,
+    momentum: float = 0,
+    dampening: float = 0,
+    nesterov: bool = False,
+    weight_decay: float = 0,
+    decoupled: bool = False,
+) -> list[Array]:
     """The weights after each step, as torch.optim.SGD; gradients: one array of w's shape a step.
 
     g = gradient + weight_decay * w; buffer = momentum * buffer + (1 - dampening) * g, but g the
