@@ -14,6 +14,7 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -121,7 +122,7 @@ def train_all(
     before = {name: os.environ.get(name) for name in threads}
     os.environ.update(threads)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(jobs, len(missing)), mp_context=context)
+    pool = ProcessPoolExecutor(min(jobs, len(missing)), context, _die_silently)
     try:
         futures = {pool.submit(train_run, run): run for run in missing}
         bar = tqdm(total=len(missing), unit="run", disable=not progress, desc="training")
@@ -134,6 +135,10 @@ def train_all(
                     path.write_text(json.dumps(record))
                 bar.set_postfix(norm=run.norm, seed=run.seed)
                 bar.update()
+    except BaseException:
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         for name, value in before.items():
@@ -142,6 +147,11 @@ def train_all(
             else:
                 os.environ[name] = value
     return {run: results[run] for run in found}
+
+
+def _die_silently() -> None:
+    """In a worker: Ctrl-C ends it at once, without a traceback; the parent tells the person."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def final_accuracy(history: dict[str, Any]) -> float:

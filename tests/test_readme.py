@@ -1,0 +1,72 @@
+"""What the README says, it does: its Python runs, its commands exist, its layout is the layout."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_rooms import ROOMS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def printed(code):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    return out.getvalue()
+
+
+def test_ten_lines():
+    lines = printed(PYTHON[0]).splitlines()
+    by_hand, differences = (float(line.split(":")[1]) for line in lines)
+    assert by_hand == pytest.approx(differences, rel=1e-6) and abs(by_hand) > 0.1
+    assert len([line for line in PYTHON[0].splitlines() if line.strip()]) <= 10
+
+
+@pytest.mark.slow
+def test_twenty_lines_reach_98_5_percent():
+    """The mean over seeds 0 to 4; each trains in seconds."""
+    assert len(PYTHON[1].splitlines()) <= 24  # 20 lines after the imports
+    text = printed(PYTHON[1])
+    assert float(re.search(r"([\d.]+)%", text)[1]) >= 98.5, text
+
+
+def test_commands_and_links():
+    commands = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    assert [c.strip() for c in commands] == [
+        'pip install ".[plots]" && lpnorm reproduce',
+        'pip install -e ".[test]" && pytest',
+    ]
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert "://" in link or (ROOT / link).exists(), link
+
+
+def test_every_room_is_in_the_layout_table():
+    layout = README[README.index("## Layout") :]
+    for path in sorted((ROOT / "lpnorm").iterdir()):
+        name = path.name.removesuffix(".py")
+        if name in ROOMS:
+            assert name in layout, name
+
+
+def test_the_top_level_holds_nothing_else():
+    allowed = {"lpnorm", "tests", "tutorials", "pyproject.toml", "README.md", "LICENSE"}
+    passing = {"reproduced", "build", "dist", "shared", "lpnorm.egg-info", "__pycache__"}  # ignored
+    names = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
+    assert names <= allowed | passing
+
+
+def test_numbers_in_the_conventions():
+    """ "a standard deviation near 0.7" for the paper's constants."""
+    import math
+
+    import lpnorm
+
+    x = np.random.default_rng(0).standard_normal((4096, 50))
+    y, _ = lpnorm.batch_norm(x, None, None, p=math.inf)
+    assert y.std() == pytest.approx(0.7, abs=0.03)
