@@ -137,12 +137,7 @@ def accumulator(dtype: Any, accumulate: Any = None) -> np.dtype:
     dtype = np.dtype(dtype)
     if accumulate is None:
         return np.dtype("float32") if dtype == np.float16 else dtype
-    try:
-        wanted = np.dtype(accumulate)
-    except TypeError:
-        wanted = np.dtype(object)
-    if wanted.name not in FLOATS:
-        raise TypeError(f"accumulate must be None or a dtype of {FLOATS}, got {accumulate!r}")
+    wanted = check_dtype("accumulate", accumulate)
     if wanted.itemsize < max(dtype.itemsize, 4):
         raise ValueError(
             f"accumulate must be at least as wide as {max(dtype, np.dtype('float32'))} "
@@ -247,6 +242,17 @@ def check_count(name: str, value: Any, low: int = 1) -> int:
     if value < low:
         raise ValueError(f"{name} must be at least {low}, got {value}")
     return int(value)
+
+
+def check_dtype(name: str, value: Any) -> np.dtype:
+    """value as one of the three float dtypes; TypeError naming the argument otherwise."""
+    try:
+        dtype = np.dtype(value)
+    except TypeError:
+        dtype = np.dtype(object)
+    if dtype.name not in FLOATS:
+        raise TypeError(f"{name} must be one of {', '.join(FLOATS)}, got {value}")
+    return dtype
 
 
 def check_shape(name: str, x: Array, shape: tuple[int, ...]) -> None:

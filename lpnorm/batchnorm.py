@@ -269,11 +269,7 @@ def _forward(
 ) -> tuple[Array, Cache]:
     norm = as_norm(p)
     accumulate = accumulator(x.dtype, accumulate)
-    for name, parameter in (("gamma", gamma), ("beta", beta)):
-        check_shape(name, parameter, tuple(x.shape[a] for a in affine))
-        if parameter is not None and parameter.dtype not in (x.dtype, accumulate):
-            allowed = " or ".join(sorted({x.dtype.name, accumulate.name}))
-            raise TypeError(f"{name} must have dtype {allowed}, got {parameter.dtype}")
+    _check_affine(x, gamma, beta, affine, accumulate)
     if x.size == 0:
         raise ValueError(f"x must not be empty, got shape {tuple(x.shape)}")
     eps = check_number("eps", eps)
@@ -285,9 +281,19 @@ def _forward(
     return from_rows(y, x.shape, reduced), Cache(core, gamma, beta, x.shape, reduced, affine)
 
 
+def _check_affine(
+    x: Array, gamma: Array | None, beta: Array | None, affine: tuple[int, ...], accumulate: Any
+) -> None:
+    for name, parameter in (("gamma", gamma), ("beta", beta)):
+        check_shape(name, parameter, tuple(x.shape[a] for a in affine))
+        if parameter is not None and parameter.dtype not in (x.dtype, accumulate):
+            allowed = " or ".join(sorted({x.dtype.name, accumulate.name}))
+            raise TypeError(f"{name} must have dtype {allowed}, got {parameter.dtype}")
+
+
 def _affine(x_hat: Array, gamma: Array | None, beta: Array | None, along_rows: bool) -> Array:
-    """gamma * x_hat + beta, rounded after each of the two operations."""
-    y = x_hat
+    """gamma * x_hat + beta in a new array, rounded after each of the two operations."""
+    y = x_hat.copy()
     if gamma is not None:
         y = _round(y * _broadcast(gamma, along_rows), x_hat)
     if beta is not None:
@@ -320,7 +326,8 @@ def _with_statistics(
     if mean is None or scale is None:
         raise TypeError("mean and scale must be arrays of shape (C,), got None")
     (channel,) = _batch_norm_axis(axis, x=x, gamma=gamma, beta=beta, mean=mean, scale=scale)
-    for name, each in (("gamma", gamma), ("beta", beta), ("mean", mean), ("scale", scale)):
+    _check_affine(x, gamma, beta, (channel,), accumulator(x.dtype))
+    for name, each in (("mean", mean), ("scale", scale)):
         check_shape(name, each, (x.shape[channel],))
     reduced = tuple(a for a in range(x.ndim) if a != channel)
     rows = to_rows(x, reduced)

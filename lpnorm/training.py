@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lpnorm import nn
-from lpnorm.arrays import Array, check_count, library_of, to_device, total
+from lpnorm.arrays import Array, check_count, check_shape, library_of, to_device, total
 from lpnorm.data import Dataset
 from lpnorm.decay import SGD
 
@@ -38,7 +38,11 @@ class History:
 
 
 class Diverged(ArithmeticError):
-    """The loss became NaN or Inf; the message says at which step and in which layer."""
+    """The loss or a parameter became NaN or Inf: at which step, and where it first appeared."""
+
+    def __init__(self, what: str, step: int, epoch: int, where: str) -> None:
+        super().__init__(f"{what} at step {step} (epoch {epoch}): {where}")
+        self.what, self.step, self.epoch, self.where = what, step, epoch, where
 
 
 def train(
@@ -62,45 +66,90 @@ def train(
     Raises TypeError or ValueError naming the argument before any work.
     """
     epochs, batch = check_count("epochs", epochs, 0), check_count("batch", batch)
-    count = data.train_x.shape[0]
-    if batch > count:
-        raise ValueError(f"batch must be at most the {count} training samples, got {batch}")
-    if if_diverged not in ("raise", "record"):
-        raise ValueError(f'if_diverged must be "raise" or "record", got {if_diverged!r}')
+    _check(data, optimizer, batch, seed, schedule, augment, if_diverged)
     rng = np.random.default_rng(seed)
-    history, steps = History(), count // batch
+    history, steps = History(), data.train_x.shape[0] // batch
     model.parameters()  # names the parameters as seen from the model
-    with _bar(epochs * steps, progress) as bar:
+    # what overflows is reported as a divergence, once, with its layer
+    with _bar(epochs * steps, progress) as bar, np.errstate(over="ignore", invalid="ignore"):
         for epoch in range(epochs):
             optimizer.lr_factor = 1.0 if schedule is None else schedule(epoch)
-            losses, hits = 0.0, 0
-            for i, rows in enumerate(_batches(count, batch, rng)):
-                x, y = (
-                    data.train_x[_like(rows, data.train_x)],
-                    data.train_y[_like(rows, data.train_x)],
-                )
-                x = x if augment is None else augment(x, rng)
-                optimizer.zero_grad()
-                logits, backward = model(x)
-                loss, dlogits = nn.softmax_cross_entropy(logits, y)
-                if not np.isfinite(loss):
-                    where = first_not_finite(model, x)
-                    step = epoch * steps + i
-                    history.diverged = {"epoch": epoch, "step": step, "where": where}
-                    if if_diverged == "record":
-                        return history
-                    raise Diverged(f"the loss is {loss} at step {step} (epoch {epoch}): {where}")
-                backward(dlogits)
-                optimizer.step()
-                losses += loss
-                hits += int((logits.argmax(axis=1) == y).sum())
-                bar.update()
-            history.loss.append(losses / steps)
-            history.train_accuracy.append(hits / (steps * batch))
+            try:
+                loss, hits = _epoch(epoch, model, data, optimizer, batch, rng, augment, bar)
+            except Diverged as divergence:
+                if if_diverged == "raise":
+                    raise
+                history.diverged = {
+                    "epoch": epoch,
+                    "step": divergence.step,
+                    "where": divergence.where,
+                }
+                return history
+            history.loss.append(loss)
+            history.train_accuracy.append(hits)
             history.test_accuracy.append(accuracy(model, data.test_x, data.test_y))
             record_norms(history, model, optimizer)
             bar.set_postfix(loss=f"{history.loss[-1]:.3f}", test=f"{history.test_accuracy[-1]:.1%}")
     return history
+
+
+def _epoch(
+    epoch: int,
+    model: nn.Layer,
+    data: Dataset,
+    optimizer: SGD,
+    batch: int,
+    rng: np.random.Generator,
+    augment: Callable[[Array, np.random.Generator], Array] | None,
+    bar: Any,
+) -> tuple[float, float]:
+    """All full batches of one shuffled epoch; the mean loss and accuracy, or Diverged."""
+    count, loss_sum, hits = data.train_x.shape[0], 0.0, 0
+    order, steps = library_of(data.train_x).asarray(rng.permutation(count)), count // batch
+    for step in range(steps):
+        rows = order[step * batch : (step + 1) * batch]
+        x, y = data.train_x[rows], data.train_y[rows]
+        x = x if augment is None else augment(x, rng)
+        optimizer.zero_grad()
+        logits, backward = model(x)
+        loss, dlogits = nn.softmax_cross_entropy(logits, y)
+        if not np.isfinite(loss):
+            where = first_not_finite(model, x)
+            raise Diverged(f"the loss is {loss}", epoch * steps + step, epoch, where)
+        backward(dlogits)
+        optimizer.step()
+        loss_sum += loss
+        hits += int((logits.argmax(axis=1) == y).sum())
+        bar.update()
+    for parameter in model.parameters():  # after the last step no loss will tell
+        if not _finite(parameter.data):
+            what, step = f"parameter {parameter.name} is not finite", (epoch + 1) * steps - 1
+            raise Diverged(what, step, epoch, what)
+    return loss_sum / steps, hits / (steps * batch)
+
+
+def _check(
+    data: Dataset,
+    optimizer: SGD,
+    batch: int,
+    seed: int,
+    schedule: Any,
+    augment: Any,
+    if_diverged: str,
+) -> None:
+    count = data.train_x.shape[0]
+    if batch > count:
+        raise ValueError(f"batch must be at most the {count} training samples, got {batch}")
+    check_count("seed", seed, 0)
+    check_shape("data.train_y", data.train_y, (count,))
+    check_shape("data.test_y", data.test_y, data.test_x.shape[:1])
+    if not isinstance(optimizer, SGD):
+        raise TypeError(f"optimizer must be a lpnorm.decay.SGD, got {optimizer!r}")
+    for name, function in (("schedule", schedule), ("augment", augment)):
+        if function is not None and not callable(function):
+            raise TypeError(f"{name} must be None or a function, got {function!r}")
+    if if_diverged not in ("raise", "record"):
+        raise ValueError(f'if_diverged must be "raise" or "record", got {if_diverged!r}')
 
 
 def accuracy(model: nn.Layer, x: Array, y: Array, batch: int = 512) -> float:
@@ -120,7 +169,7 @@ def record_norms(history: History, model: nn.Layer, optimizer: SGD) -> None:
         squares = np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1) ** 2
         norms = np.sqrt(total(squares, "float64")[:, 0])
         history.norms.setdefault(parameter.name, []).append(norms.tolist())
-        sizes = rates.get(id(parameter), 0.0) / np.maximum(norms, np.finfo("float64").tiny) ** 2
+        sizes = rates.get(id(parameter), 0.0) / np.maximum(norms**2, np.finfo("float64").tiny)
         history.step_sizes.setdefault(parameter.name, []).append(sizes.tolist())
 
 
@@ -146,15 +195,6 @@ def first_not_finite(model: nn.Layer, x: Array) -> str:
         logits, _ = model(x)
     model.load_state(state)
     return found[0] if found else f"the loss of logits up to {float(abs(logits).max()):.3g}"
-
-
-def _batches(count: int, batch: int, rng: np.random.Generator) -> list[np.ndarray]:
-    order = rng.permutation(count)
-    return [order[i : i + batch] for i in range(0, count - batch + 1, batch)]
-
-
-def _like(rows: np.ndarray, x: Array) -> Array:
-    return library_of(x).asarray(rows)
 
 
 def _finite(x: Array) -> bool:

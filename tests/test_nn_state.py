@@ -105,6 +105,14 @@ def test_to_refuses_what_it_does_not_know(arguments, error, words):
     assert contents(model) == before
 
 
+def test_to_converts_everything_or_nothing():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm(2, accumulate="float32"))
+    before = contents(model)
+    with pytest.raises(ValueError, match="accumulate"):
+        model.to(dtype="float64")
+    assert contents(model) == before
+
+
 def broken_cupy(count, compiler):
     """A package CuPy whose driver and compiler answer as they are told."""
 
@@ -317,27 +325,24 @@ def test_a_flipped_byte_in_the_directory_never_gives_another_model(saved, offset
         load_damaged(whole, path, whole.index(b"PK\1\2") + offset, mask)
 
 
+def single_array(path):
+    with path.open("wb") as file:
+        np.save(file, np.zeros(3))
+
+
+def zip_of_text(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in NAMES:
+            archive.writestr(name, "text")
+
+
 NOT_A_MODEL = {
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("not a zip file"),
     "a folder": lambda path: path.mkdir(),
-    "a single array": lambda path: path.open("wb").write(npy()),
-    "a zip of text": lambda path: zip_of(path, {name: b"text" for name in NAMES}),
+    "a single array": single_array,
+    "a zip of text": zip_of_text,
 }
-
-
-def npy():
-    import io
-
-    file = io.BytesIO()
-    np.save(file, np.zeros(3))
-    return file.getvalue()
-
-
-def zip_of(path, entries):
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in entries.items():
-            archive.writestr(name, content)
 
 
 @pytest.mark.parametrize("kind", NOT_A_MODEL)
@@ -347,21 +352,30 @@ def test_what_is_no_npz_file_is_refused(tmp_path, kind):
     assert_refused(path)
 
 
-@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.parametrize("kind", [kind for kind in DAMAGE if kind != "a list"])
 def test_a_file_of_another_model_is_refused(tmp_path, kind):
-    if kind == "a list":
-        pytest.skip("files hold arrays")
     state, (damage, words) = small_model(0).state(), DAMAGE[kind]
     damage(state, NAMES[0])
     np.savez(tmp_path / "model.npz", **state)
     assert_refused(tmp_path / "model.npz", words, *([] if kind == "unknown" else [NAMES[0]]))
 
 
-def test_a_pickled_object_is_refused(tmp_path):
-    state = small_model(0).state()
-    state[NAMES[3]] = np.array([print, 1, 2], dtype=object)
+class Harmful:
+    """Something that does harm when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return self.path.mkdir, ()
+
+
+def test_a_pickled_object_is_refused_before_it_runs(tmp_path):
+    state, harm = small_model(0).state(), tmp_path / "harm"
+    state[NAMES[3]] = np.array([Harmful(harm)], dtype=object)
     np.savez(tmp_path / "model.npz", **state)
     assert_refused(tmp_path / "model.npz", NAMES[3])
+    assert not harm.exists()
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -31,9 +31,10 @@ def test_ten_lines():
 @pytest.mark.slow
 def test_twenty_lines_reach_98_5_percent():
     """The mean over seeds 0 to 4; each trains in seconds."""
-    assert len(PYTHON[1].splitlines()) <= 24  # 20 lines after the imports
+    assert len([line for line in PYTHON[1].splitlines() if line.strip()]) <= 20
     text = printed(PYTHON[1])
-    assert float(re.search(r"([\d.]+)%", text)[1]) >= 98.5, text
+    print(text)
+    assert float(re.search(r"mean ([\d.]+)%", text)[1]) >= 98.5, text
 
 
 def test_commands_and_links():

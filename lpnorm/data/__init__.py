@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm.arrays import Array, check_count, check_device, to_device
+from lpnorm.arrays import Array, check_count, check_device, check_dtype, to_device
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ def digits(dtype: Any = "float32", device: str = "cpu") -> Dataset:
     data. Raises ValueError or RuntimeError for a device that is not there.
     """
     check_device(device)
+    check_dtype("dtype", dtype)
     with np.load(str(files("lpnorm.data") / "digits.npz"), allow_pickle=False) as archive:
         x = (archive["images"][:, None] / 16).astype(dtype)
         y = archive["labels"].astype("int64")
@@ -43,6 +44,8 @@ def shift(x: Array, rng: np.random.Generator, pixels: int = 1) -> Array:
     or larger than the image.
     """
     pixels = check_count("pixels", pixels, 0)
+    if x.ndim != 4:
+        raise ValueError(f"x must have shape (N, C, H, W), got {tuple(x.shape)}")
     n, _, height, width = x.shape
     if pixels > min(height, width):
         raise ValueError(

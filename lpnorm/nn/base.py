@@ -11,7 +11,6 @@ composing layers is a loop and a reversed loop (`Sequential`).
 from __future__ import annotations
 
 import contextlib
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
@@ -19,7 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm.arrays import FLOATS, Array, accumulator, check_device, to_device
+from lpnorm.arrays import (
+    Array,
+    accumulator,
+    check_device,
+    check_dtype,
+    check_shape,
+    is_array,
+    namespace,
+    to_device,
+)
 from lpnorm.files import atomic
 
 Backward = Callable[[Array], Array]
@@ -49,19 +57,36 @@ class Parameter:
 class Layer:
     """Base of all layers: a subclass defines `forward` and holds Parameters, Layers and buffers.
 
-    buffers: names of attributes that are arrays and part of the state but not learned.
+    buffers: names of attributes that are arrays and part of the state but not learned; they are
+    kept in the accumulator's dtype, for the `accumulate` given.
     """
 
     buffers: tuple[str, ...] = ()
+    accumulate: Any = None
 
     def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
         raise NotImplementedError
 
     def __call__(self, x: Array, train: bool = True) -> tuple[Array, Backward]:
-        """y and the function dy -> dx. train: batch statistics (True) or the fixed ones (False)."""
-        y, backward = self.forward(x, train)
+        """y and the function dy -> dx. train: batch statistics (True) or the fixed ones (False).
+
+        Raises TypeError or ValueError naming the layer and x; the backward does so for dy, which
+        must have the shape of y.
+        """
+        kind = type(self).__name__
+        namespace(**{f"{kind}: x": x})
+        if x.size == 0:
+            raise ValueError(f"{kind}: x must not be empty, got shape {tuple(x.shape)}")
+        y, unchecked = self.forward(x, train)
         for watcher in _watchers:
             watcher(self, y)
+        shape = y.shape
+
+        def backward(dy: Array) -> Array:
+            namespace(**{f"{kind}: dy": dy})
+            check_shape(f"{kind}: dy", dy, shape)
+            return unchecked(dy)
+
         return y, backward
 
     def children(self) -> dict[str, Parameter | Layer]:
@@ -93,8 +118,8 @@ class Layer:
         """
         if device is not None:
             check_device(device)
-        if dtype is not None and np.dtype(dtype).name not in FLOATS:
-            raise TypeError(f"dtype must be one of {', '.join(FLOATS)}, got {dtype}")
+        if dtype is not None:
+            check_dtype("dtype", dtype)
 
         def moved(x: Array, dtype: Any) -> Array:
             x = x if device is None else to_device(x, device)
@@ -105,7 +130,7 @@ class Layer:
             parameter.grad = None if parameter.grad is None else moved(parameter.grad, dtype)
         for _, layer in self.layers():
             for name in layer.buffers:
-                wide = None if dtype is None else accumulator(dtype)
+                wide = None if dtype is None else accumulator(dtype, layer.accumulate)
                 setattr(layer, name, moved(getattr(layer, name), wide))
         return self
 
@@ -133,6 +158,8 @@ class Layer:
         for name, array in state.items():
             if name not in places:
                 raise ValueError(f"state has an entry {name!r} that this model lacks")
+            if not is_array(array):
+                raise ValueError(f"state[{name!r}] must be an array, got {type(array).__name__}")
             ours = getattr(*places[name])
             for what in ("shape", "dtype"):
                 if getattr(array, what) != getattr(ours, what):
@@ -166,12 +193,13 @@ def load(layer: Layer, path: str | PathLike[str]) -> None:
     layer_state = {}
     name = "archive"
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
             for name in archive.files:
                 layer_state[name] = archive[name]
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged zip file fails in more ways than can be listed
         raise ValueError(f"{path}: {name} is damaged or not an .npz file ({error})") from error
     try:
         layer.load_state(layer_state)

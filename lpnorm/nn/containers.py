@@ -46,6 +46,9 @@ class Residual(Layer):
     """
 
     def __init__(self, body: Layer, shortcut: Layer | None = None) -> None:
+        for name, layer in (("body", body), ("shortcut", shortcut)):
+            if not isinstance(layer, Layer) and (layer is not None or name == "body"):
+                raise TypeError(f"Residual: {name} must be a Layer, got {layer!r}")
         self.body = body
         self.shortcut = shortcut
 

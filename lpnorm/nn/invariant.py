@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from lpnorm.nn.base import Layer, Parameter
 from lpnorm.nn.containers import Sequential
 from lpnorm.nn.linear import Conv2d, Linear
@@ -15,20 +17,26 @@ def scale_invariant(model: Layer) -> list[tuple[Parameter, int]]:
     A weight that also stands somewhere without a batch norm behind it is left out. Layer norm does
     not count: it sees all channels at once, so one channel's scale is felt.
     """
-    followed: dict[int, Layer] = {}
-    for _, layer in model.layers():
-        if isinstance(layer, Sequential):
-            for first, second in zip(layer.sequence, layer.sequence[1:], strict=False):
-                last = -3 if isinstance(first, Conv2d) else -1
-                if isinstance(second, BatchNorm) and second.axis in (1, last):
-                    followed[id(first)] = first
     model.parameters()  # names every parameter as seen from this model
     found: dict[int, Parameter] = {}
     felt = set()
-    for _, layer in model.layers():
+    for layer, following in _places(model, None):
         if isinstance(layer, (Linear, Conv2d)):
-            if id(layer) in followed:
+            last = -3 if isinstance(layer, Conv2d) else -1
+            if isinstance(following, BatchNorm) and following.axis in (1, last):
                 found.setdefault(id(layer.weight), layer.weight)
             else:
                 felt.add(id(layer.weight))
     return [(weight, 0) for key, weight in found.items() if key not in felt]
+
+
+def _places(layer: Layer, following: Layer | None) -> Iterator[tuple[Layer, Layer | None]]:
+    """Every place a layer stands in, with the layer right behind it (None: not known)."""
+    yield layer, following
+    if isinstance(layer, Sequential):
+        for one, behind in zip(layer.sequence, [*layer.sequence[1:], None], strict=True):
+            yield from _places(one, behind)
+    else:
+        for child in layer.children().values():
+            if isinstance(child, Layer):
+                yield from _places(child, None)

@@ -11,6 +11,7 @@ from lpnorm.arrays import (
     Array,
     accumulator,
     check_count,
+    check_dtype,
     column,
     library_of,
     matmul,
@@ -34,7 +35,7 @@ def draw(
     variances = {"he": 2 / fan_in, "glorot": 2 / (fan_in + fan_out)}
     if init not in variances:
         raise ValueError(f'init must be "he" or "glorot", got {init!r}')
-    generator = np.random.default_rng(rng)
+    dtype, generator = check_dtype("dtype", dtype), np.random.default_rng(rng)
     return (math.sqrt(variances[init]) * generator.standard_normal(shape)).astype(dtype)
 
 
@@ -51,7 +52,7 @@ class _Weighted(Layer):
         fresh = draw(old.shape, init, rng, old.dtype)
         self.weight.data = to_device(fresh, "cpu" if isinstance(old, np.ndarray) else "gpu")
         if self.bias is not None:
-            self.bias.data = 0 * self.bias.data
+            self.bias.data = library_of(old).zeros_like(self.bias.data)
 
     def _add_grads(self, dy: Array, x: Array) -> None:
         """For y = x w^T + bias with rows x (N, in), dy (N, out): dw = dy^T x, dbias = sum dy."""
@@ -127,7 +128,7 @@ class Conv2d(_Weighted):
         rng: int | np.random.Generator = 0,
         dtype: Any = "float32",
     ) -> None:
-        self.windows = Windows(kernel, stride, padding)
+        self.windows = Windows("Conv2d", kernel, stride, padding)
         shape = (check_count("outputs", outputs), check_count("inputs", inputs))
         super().__init__(shape + self.windows.kernel, bias, init, rng, dtype)
 
@@ -159,7 +160,8 @@ class Windows:
     Raises TypeError or ValueError naming kernel, stride or padding.
     """
 
-    def __init__(self, kernel: Any, stride: Any, padding: Any) -> None:
+    def __init__(self, owner: str, kernel: Any, stride: Any, padding: Any) -> None:
+        self.owner = owner  # whose windows, for messages
         self.kernel = _pair("kernel", kernel, 1)
         self.stride = _pair("stride", stride, 1)
         self.padding = _pair("padding", padding, 0)
@@ -171,12 +173,12 @@ class Windows:
         """
         (above, left), (down, right) = self.padding, self.stride
         if x.ndim != 4:
-            raise ValueError(f"x must have shape (N, C, H, W), got {tuple(x.shape)}")
+            raise ValueError(f"{self.owner}: x must be (N, C, H, W), got {tuple(x.shape)}")
         for size, pad, kernel in zip(x.shape[2:], self.padding, self.kernel, strict=True):
             if size + 2 * pad < kernel:
                 raise ValueError(
-                    f"x of shape {tuple(x.shape)}, padded by {self.padding}, is smaller than "
-                    f"the kernel {self.kernel}"
+                    f"{self.owner}: x of shape {tuple(x.shape)}, padded by {self.padding}, "
+                    f"is smaller than the kernel {self.kernel}"
                 )
         xp = library_of(x)
         if above or left:
@@ -189,13 +191,14 @@ class Windows:
         """The transpose of `view`: add up gradients (kh, kw, N, C, H', W') where x was read."""
         (above, left), (down, right) = self.padding, self.stride
         n, c, height, width = x.shape
-        dx = library_of(x).zeros((c, n, height + 2 * above, width + 2 * left), x.dtype)
+        size = (c, n, height + 2 * above, width + 2 * left)
+        dx = library_of(x).zeros(size, accumulator(x.dtype))
         dx = dx.transpose(1, 0, 2, 3)  # channels first in memory, as Conv2d's matrix product is
         rows, columns = taps.shape[4:]
         for i in range(self.kernel[0]):
             for j in range(self.kernel[1]):
                 dx[:, :, i : i + down * rows : down, j : j + right * columns : right] += taps[i, j]
-        return dx[:, :, above : above + height, left : left + width]
+        return dx[:, :, above : above + height, left : left + width].astype(x.dtype, copy=False)
 
 
 def _pair(name: str, value: Any, low: int) -> tuple[int, int]:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from lpnorm.arrays import Array, accumulator, check_shape, library_of, namespace, to_device, total
+from lpnorm.arrays import (
+    Array,
+    accumulator,
+    check_shape,
+    is_array,
+    library_of,
+    namespace,
+    to_device,
+    total,
+)
 
 
 def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
@@ -18,7 +27,7 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
     if logits.ndim != 2 or logits.size == 0:
         raise ValueError(f"logits must have shape (N, classes), got {tuple(logits.shape)}")
     n, classes = logits.shape
-    if library_of(labels) is not xp or labels.dtype.kind not in "iu":
+    if not is_array(labels) or library_of(labels) is not xp or labels.dtype.kind not in "iu":
         raise TypeError("labels must be an integer array of the same library as logits")
     check_shape("labels", labels, (n,))
     if int(labels.min()) < 0 or int(labels.max()) >= classes:

@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 
 from lpnorm import batchnorm
-from lpnorm.arrays import Array, accumulator, check_axes, check_count, check_number
+from lpnorm.arrays import (
+    Array,
+    accumulator,
+    check_axes,
+    check_count,
+    check_dtype,
+    check_number,
+)
 from lpnorm.nn.base import Backward, Layer, Parameter
 from lpnorm.norms import as_norm
 
@@ -19,6 +26,7 @@ class _Normalization(Layer):
         self, shape: tuple[int, ...], p: Any, affine: bool, impl: Any, dtype: Any, **arguments: Any
     ) -> None:
         as_norm(p)
+        check_dtype("dtype", dtype)
         check_number("eps", arguments["eps"])
         self.gamma = Parameter(np.ones(shape, dtype)) if affine else None
         self.beta = Parameter(np.zeros(shape, dtype)) if affine else None
@@ -71,6 +79,7 @@ class BatchNorm(_Normalization):
         )
         self.axis = axis
         self.momentum = check_number("momentum", momentum, 0, 1)
+        self.accumulate = accumulate
         self.running_mean = np.zeros(shape, accumulator(dtype, accumulate))
         self.running_scale = np.ones(shape, accumulator(dtype, accumulate))
 
@@ -136,10 +145,14 @@ class LayerNorm(_Normalization):
         super().__init__(
             shape, p, affine, impl, dtype, eps=eps, constant=constant, accumulate=accumulate
         )
+        self.shape = shape
         self.arguments["axis"] = tuple(range(-len(shape), 0)) if axis is None else axis
 
     def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
         gamma, beta = self._affine()
+        inner = tuple(x.shape[a] for a in check_axes(self.arguments["axis"], x.ndim))
+        if inner != self.shape:
+            raise ValueError(f"LayerNorm: x must be {self.shape} on its axes, got {inner}")
         y, cache = self.impl.layer_norm(x, gamma, beta, **self.arguments)
 
         def backward(dy: Array) -> Array:

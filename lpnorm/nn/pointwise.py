@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lpnorm.arrays import Array
+from lpnorm.arrays import Array, library_of
 from lpnorm.nn.base import Backward, Layer
 
 
@@ -13,7 +13,8 @@ class ReLU(Layer):
         passed = x > 0
 
         def backward(dy: Array) -> Array:
-            return dy * passed
+            xp = library_of(x)
+            return xp.where(passed, dy, xp.zeros_like(dy))  # not dy * passed: inf * 0 is NaN
 
         return x.clip(0, None), backward
 

@@ -20,7 +20,7 @@ class MaxPool2d(Layer):
     """
 
     def __init__(self, kernel: Any, stride: Any = None, padding: Any = 0) -> None:
-        self.windows = _pool_windows(kernel, stride, padding)
+        self.windows = _pool_windows(type(self).__name__, kernel, stride, padding)
 
     def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
         seen = self.windows.view(x, -math.inf)
@@ -28,8 +28,10 @@ class MaxPool2d(Layer):
         winner = flat.argmax(axis=0)
 
         def backward(dy: Array) -> Array:
-            places = library_of(x).arange(flat.shape[0]).reshape(-1, 1, 1, 1, 1)
-            return self.windows.scatter((dy * (winner == places)).reshape(seen.shape), x)
+            xp = library_of(x)
+            places = xp.arange(flat.shape[0]).reshape(-1, 1, 1, 1, 1)
+            taps = xp.where(winner == places, dy, xp.zeros_like(dy))
+            return self.windows.scatter(taps.reshape(seen.shape), x)
 
         return flat.max(axis=0), backward
 
@@ -43,7 +45,7 @@ class AvgPool2d(Layer):
     """
 
     def __init__(self, kernel: Any, stride: Any = None, padding: Any = 0) -> None:
-        self.windows = _pool_windows(kernel, stride, padding)
+        self.windows = _pool_windows(type(self).__name__, kernel, stride, padding)
 
     def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
         seen = self.windows.view(x)
@@ -51,7 +53,8 @@ class AvgPool2d(Layer):
         y = average(seen.reshape(area, -1).T, accumulator(x.dtype)).reshape(seen.shape[2:])
 
         def backward(dy: Array) -> Array:
-            return self.windows.scatter(library_of(x).broadcast_to(dy / area, seen.shape), x)
+            share = _share(dy, area)
+            return self.windows.scatter(library_of(x).broadcast_to(share, seen.shape), x)
 
         return y.astype(x.dtype, copy=False), backward
 
@@ -66,14 +69,19 @@ class GlobalAvgPool2d(Layer):
         y = average(x.reshape(n * c, -1), accumulator(x.dtype)).reshape(n, c)
 
         def backward(dy: Array) -> Array:
-            share = (dy / (height * width))[..., None, None]
+            share = _share(dy, height * width)[..., None, None]
             return library_of(x).broadcast_to(share, (n, c, height, width)).copy()
 
         return y.astype(x.dtype, copy=False), backward
 
 
-def _pool_windows(kernel: Any, stride: Any, padding: Any) -> Windows:
-    windows = Windows(kernel, kernel if stride is None else stride, padding)
+def _share(dy: Array, area: int) -> Array:
+    """dy / area, rounded once (float16 cannot hold every area)."""
+    return (dy.astype(accumulator(dy.dtype)) / area).astype(dy.dtype)
+
+
+def _pool_windows(owner: str, kernel: Any, stride: Any, padding: Any) -> Windows:
+    windows = Windows(owner, kernel, kernel if stride is None else stride, padding)
     if any(2 * pad > size for pad, size in zip(windows.padding, windows.kernel, strict=True)):
         raise ValueError(f"padding must be at most half the kernel {windows.kernel}, got {padding}")
     return windows
