@@ -1,15 +1,32 @@
-"""SGD with momentum and weight decay, and schedules for its learning rate.
+"""SGD with momentum and weight decay, and the knob that norm, decay and learning rate are.
 
 Under normalization weight decay does not regularize the function, it steers the effective step
-size lr / ||w||^2 (Hoffer et al., "Norm matters", section 2); this module is where that knob is.
+size lr / ||w||^2 (Hoffer et al., "Norm matters", section 2). So a run with decay can be matched
+without it in three ways, all here: by correcting each channel's step with the norms of the run
+with decay (`NormTrace`, `StepSizeCorrection`), by imposing those norms (`NormSchedule`), or by a
+learning rate that grows (`GrowingSchedule`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import PathLike
 from typing import Any
 
-from lpnorm.arrays import Array, check_count, check_number, is_array
+import numpy as np
+
+from lpnorm.arrays import (
+    Array,
+    check_count,
+    check_number,
+    is_array,
+    library_of,
+    to_device,
+    to_rows,
+    total,
+)
+from lpnorm.files import atomic
 
 
 class SGD:
@@ -27,9 +44,12 @@ class SGD:
     (PyTorch's, the derivative of weight_decay/2 ||w||^2). decoupled: decay shrinks w directly by
     lr * weight_decay and stays out of the momentum (Loshchilov & Hutter 2019). nesterov needs
     momentum > 0 and dampening = 0. step_scale: None, or a function parameter -> a factor for its
-    step, a number or an array of shape (channels,) on the first axis (or one that broadcasts).
+    step, a number or an array of shape (channels,) on the first axis (or one that broadcasts); if
+    it has an attribute `t`, that is set to the number of steps done before, and if its attribute
+    `on` is "gradient" the factor multiplies g in the first line instead of u in the last.
 
     `lr_factor`, 1.0 at first, multiplies the learning rate of every group; set it from a schedule.
+    `t` counts the steps done.
     The modes that torch.optim.SGD shares agree with it. Raises TypeError or ValueError naming the
     argument, the parameter and what is allowed.
     """
@@ -59,7 +79,7 @@ class SGD:
             raise ValueError("parameters must not be empty")
         groups = given if isinstance(given[0], dict) else [{"params": given}]
         self.groups = [_checked_group(group, defaults) for group in groups]
-        self.lr_factor = 1.0
+        self.lr_factor, self.t = 1.0, 0
         self.buffers: dict[int, Array] = {}  # id of the parameter -> b
         everyone = [id(p) for group in self.groups for p in group["params"]]
         if len(set(everyone)) != len(everyone):
@@ -71,6 +91,7 @@ class SGD:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self._update(parameter, group)
+        self.t += 1
 
     def zero_grad(self) -> None:
         """Forget all gradients (they become None)."""
@@ -78,12 +99,45 @@ class SGD:
             for parameter in group["params"]:
                 parameter.grad = None
 
+    def state(self) -> dict[str, Array]:
+        """The momentum buffers: dict of parameter name -> array."""
+        return {
+            parameter.name: self.buffers[id(parameter)].copy()
+            for group in self.groups
+            for parameter in group["params"]
+            if id(parameter) in self.buffers
+        }
+
+    def load_state(self, state: dict[str, Array], t: int) -> None:
+        """Put back what `state` returned after t steps; ValueError naming an unknown parameter."""
+        named = {p.name: p for group in self.groups for p in group["params"]}
+        for name in state:
+            if name not in named or state[name].shape != named[name].data.shape:
+                raise ValueError(f"state has a buffer {name!r} that fits no parameter")
+        self.buffers = {id(named[name]): buffer.copy() for name, buffer in state.items()}
+        self.t = check_count("t", t, 0)
+
+    def rate(self, parameter: Any) -> tuple[float, float]:
+        """(lr, lr * weight_decay) that the next step will use for a parameter."""
+        for group in self.groups:
+            if any(parameter is p for p in group["params"]):
+                lr = group["lr"] * self.lr_factor
+                return lr, lr * group["weight_decay"]
+        raise ValueError(f"parameter {parameter.name!r} is not in this optimizer")
+
     def _update(self, parameter: Any, group: dict[str, Any]) -> None:
         w, u = parameter.data, parameter.grad
         lr, momentum = group["lr"] * self.lr_factor, group["momentum"]
         decay = group["weight_decay"]
         if u.shape != w.shape:
             raise ValueError(f"{parameter.name}: the gradient has shape {u.shape}, not {w.shape}")
+        scale: Any = 1.0
+        if group["step_scale"] is not None:
+            if hasattr(group["step_scale"], "t"):
+                group["step_scale"].t = self.t
+            scale = _for_channels(group["step_scale"](parameter), u)
+        if getattr(group["step_scale"], "on", "step") == "gradient":
+            u, scale = u * scale, 1.0
         if decay and not group["decoupled"]:
             u = u + decay * w
         if momentum:
@@ -93,9 +147,7 @@ class SGD:
             u = u + momentum * b if group["nesterov"] else b
         if group["decoupled"]:
             w = (1 - lr * decay) * w
-        if group["step_scale"] is not None:
-            u = u * _for_channels(group["step_scale"](parameter), u)
-        parameter.data = w - lr * u
+        parameter.data = w - lr * (u if group["step_scale"] is None else u * scale)
 
 
 def _for_channels(factor: Any, like: Array) -> Any:
@@ -143,3 +195,220 @@ class StepSchedule:
 
     def __call__(self, t: int) -> float:
         return self.factor ** sum(t >= m for m in self.milestones)
+
+
+class CosineSchedule:
+    """From 1 to `floor` along half a cosine over `total` epochs (or steps), then `floor`.
+
+    floor + (1 - floor) (1 + cos(pi t / total)) / 2 (Loshchilov & Hutter 2017). Raises TypeError or
+    ValueError naming the argument.
+    """
+
+    def __init__(self, total: int, floor: float = 0.0) -> None:
+        self.total = check_count("total", total)
+        self.floor = check_number("floor", floor, 0, 1)
+
+    def __call__(self, t: int) -> float:
+        fraction = min(t / self.total, 1.0)
+        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * fraction)) / 2
+
+
+class Warmup:
+    """A linear start, (t + 1) / steps up to 1, times another schedule if one is given."""
+
+    def __init__(self, steps: int, schedule: Callable[[int], float] | None = None) -> None:
+        self.steps, self.schedule = check_count("steps", steps), schedule
+
+    def __call__(self, t: int) -> float:
+        start = min((t + 1) / self.steps, 1.0)
+        return start if self.schedule is None else start * self.schedule(t)
+
+
+class GrowingSchedule:
+    """Weight decay as a learning rate that grows: (1 - lr weight_decay)^-(2t + 1) at step t.
+
+    Exact for SGD without momentum on scale-invariant weights (Li & Arora 2020). With decay,
+    w+ = (1 - a) w - lr g(w), a = lr weight_decay. Let v_t = w_t (1 - a)^-t. Equation (2) gives
+    g(v_t) = g(w_t) (1 - a)^t, so
+
+        v_{t+1} = w_{t+1} (1 - a)^-(t+1) = v_t - lr (1 - a)^-(2t + 1) g(v_t):
+
+    the same directions without decay, at this learning rate. It amplifies rounding as it grows.
+    """
+
+    def __init__(self, lr: float, weight_decay: float) -> None:
+        self.shrink = 1 - check_number("lr", lr) * check_number("weight_decay", weight_decay)
+        if self.shrink <= 0:
+            raise ValueError(f"lr * weight_decay must be below 1, got {1 - self.shrink}")
+
+    def __call__(self, t: int) -> float:
+        return self.shrink ** -(2 * t + 1)
+
+
+def channel_norms(w: Array, axis: int = 0) -> Array:
+    """The L2 norm of each output channel of w along `axis`: shape (channels,), in float64."""
+    rows = to_rows(w, tuple(a for a in range(w.ndim) if a != axis % w.ndim)).astype("float64")
+    return total(rows * rows, "float64")[:, 0] ** 0.5
+
+
+def clip_gradient_norm(parameters: Iterable[Any], largest: float) -> float:
+    """Scale all gradients so that their common L2 norm is at most `largest`; returns the norm.
+
+    Gradients that are None are skipped. A norm that is not finite changes nothing. Note that one
+    factor for all parameters breaks the bit laws of scale-invariant weights (section 1).
+    """
+    having = [p for p in parameters if p.grad is not None]
+    squares = [float(channel_norms(p.grad.reshape(1, -1))[0]) ** 2 for p in having]
+    norm = math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.inf
+    if check_number("largest", largest) < norm < math.inf:
+        for parameter in having:
+            parameter.grad = parameter.grad * (largest / norm)
+    return norm
+
+
+class NormTrace:
+    """Norms and effective step sizes of scale-invariant weights, recorded step by step.
+
+    parameters: what `nn.scale_invariant(model)` returns; optimizer: the SGD that moves them. Each
+    `record()` appends, for every parameter, the channel norms ||w_i|| (float64), the learning
+    rate lr and lr * weight_decay of the coming step, so call it at the *start* of a step.
+
+    norms: dict name -> array (records, channels); rates, decays: dict name -> array (records,).
+    """
+
+    def __init__(self, parameters: Iterable[tuple[Any, int]] = (), optimizer: Any = None) -> None:
+        self.parameters, self.optimizer = _invariant(parameters), optimizer
+        self.norms: dict[str, list[np.ndarray]] = {p.name: [] for p, _ in self.parameters}
+        self.rates: dict[str, list[float]] = {p.name: [] for p, _ in self.parameters}
+        self.decays: dict[str, list[float]] = {p.name: [] for p, _ in self.parameters}
+
+    def record(self) -> None:
+        """Append the present norms and the rates of the coming step."""
+        for parameter, axis in self.parameters:
+            lr, decay = self.optimizer.rate(parameter)
+            self.norms[parameter.name].append(to_device(channel_norms(parameter.data, axis), "cpu"))
+            self.rates[parameter.name].append(lr)
+            self.decays[parameter.name].append(decay)
+
+    def step_sizes(self, name: str) -> np.ndarray:
+        """The effective step sizes lr / ||w_i||^2 (equation 3), shape (records, channels)."""
+        return np.array(self.rates[name])[:, None] / np.array(self.norms[name]) ** 2
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything recorded: dict of "norms/<name>", "rates/<name>", "decays/<name>"."""
+        kinds = ("norms", "rates", "decays")
+        return {f"{k}/{n}": np.array(v) for k in kinds for n, v in getattr(self, k).items()}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Put back what `state` returned."""
+        for key, values in state.items():
+            kind, _, name = key.partition("/")
+            getattr(self, kind)[name] = list(values)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write `state()` to an .npz file, all of it or nothing."""
+        with atomic(path) as temporary:
+            np.savez(temporary, allow_pickle=False, **self.state())
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> NormTrace:
+        """A trace read from a file, to look at or to correct another run with."""
+        trace = cls()
+        with np.load(path, allow_pickle=False) as archive:
+            trace.load_state(dict(archive))
+        return trace
+
+
+class StepSizeCorrection:
+    """Equation (4): the step of a run *without* decay, corrected to that of the run *with* decay.
+
+    For SGD's step_scale. trace: the NormTrace of the run with decay, one record a step; parameters:
+    what `nn.scale_invariant(model)` returns for the model of this run (others get 1). The factor is
+
+        ||w||^2 / ||w_WD||^2    (exact=True: times 1 / (1 - lr weight_decay))
+
+    per channel, both norms at the start of the step. The second form is exact without momentum:
+    with decay w+ = (1 - a) w_WD - lr g(w_WD) turns by lr g(w_WD) / ((1 - a) ||w_WD||), a = lr
+    weight_decay; without decay, v+ = v - lr' g(v), g(v) = g(w_WD) ||w_WD|| / ||v|| by equation (2),
+    turns by lr' g(w_WD) ||w_WD|| / ||v||^2; the two are equal for lr' = lr / (1 - a) * ||v||^2 /
+    ||w_WD||^2. With momentum both are approximate, since the buffer mixes gradients of older
+    norms. on: "step" (the factor multiplies the step, as the authors do) or "gradient" (what
+    enters the buffer). Raises ValueError naming a parameter that is not scale-invariant, or that
+    the trace lacks, or a step beyond the end of the trace.
+    """
+
+    def __init__(
+        self,
+        trace: NormTrace,
+        parameters: Iterable[tuple[Any, int]],
+        on: str = "step",
+        exact: bool = False,
+    ) -> None:
+        if on not in ("step", "gradient"):
+            raise ValueError(f'on must be "step" or "gradient", got {on!r}')
+        self.axes = {id(p): axis for p, axis in _invariant(parameters, trace)}
+        self.trace, self.on, self.exact, self.t = trace, on, exact, 0
+
+    def __call__(self, parameter: Any) -> Any:
+        if id(parameter) not in self.axes:
+            return 1.0
+        axis, norms = self.axes[id(parameter)], self.trace.norms[parameter.name]
+        if self.t >= len(norms):
+            raise ValueError(f"trace has {len(norms)} records, and this is step {self.t}")
+        own = channel_norms(parameter.data, axis)
+        factor = (own / library_of(own).asarray(norms[self.t])) ** 2
+        if self.exact:
+            factor = factor / (1 - self.trace.decays[parameter.name][self.t])
+        return _along(factor, parameter.data, axis)
+
+
+class NormSchedule:
+    """Impose the norm: after each step, rescale every channel to its target.
+
+    parameters: what `nn.scale_invariant(model)` returns. target: a NormTrace (its record t after
+    step t), or a dict of parameter name -> norms (channels,), the same at every step. Dividing the
+    learning rate by 10 is the same as multiplying the norm by sqrt(10) (section 2): `apply(t,
+    factor)` multiplies the target by `factor`. The gradient at the new norm follows equation (2).
+    Raises ValueError naming a parameter that is not scale-invariant or has no target.
+    """
+
+    def __init__(
+        self, parameters: Iterable[tuple[Any, int]], target: NormTrace | Mapping[str, Any]
+    ) -> None:
+        self.parameters, self.target = _invariant(parameters, target), target
+
+    def apply(self, t: int, factor: float = 1.0) -> None:
+        """Rescale every channel to factor * target at record t (or the last one there is)."""
+        for parameter, axis in self.parameters:
+            if isinstance(self.target, NormTrace):
+                norms = self.target.norms[parameter.name]
+                wanted = norms[min(t, len(norms) - 1)]
+            else:
+                wanted = self.target[parameter.name]
+            own = channel_norms(parameter.data, axis)
+            scale = library_of(own).asarray(wanted) * factor / own
+            parameter.data = parameter.data * _along(scale, parameter.data, axis)
+
+
+def _invariant(parameters: Iterable[tuple[Any, int]], target: Any = None) -> list[tuple[Any, int]]:
+    """The pairs, after checking that `nn.scale_invariant` named each and the target has it."""
+    pairs = list(parameters)
+    for pair in pairs:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise TypeError("parameters must be what nn.scale_invariant(model) returns")
+        name = getattr(pair[0], "name", "?")
+        if getattr(pair[0], "invariant_axis", None) != pair[1]:
+            raise ValueError(
+                f"parameter {name!r} is not scale-invariant: nn.scale_invariant(model) lacks it"
+            )
+        known = target.norms if isinstance(target, NormTrace) else target
+        if known is not None and name not in known:
+            raise ValueError(f"parameter {name!r} is not in the target, which has {list(known)}")
+    return pairs
+
+
+def _along(factor: Array, like: Array, axis: int) -> Array:
+    """A factor (channels,) shaped to multiply `like` along its channel axis, in its dtype."""
+    shape = [1] * like.ndim
+    shape[axis] = -1
+    return factor.reshape(shape).astype(like.dtype)

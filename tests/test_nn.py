@@ -402,12 +402,18 @@ def test_float16_sums_of_many_values(xp):
         y, backward = on(xp, layer, "float16")(ones(*shape))
         backward(ones(*y.shape))
         assert xp.numpy(layer.weight.grad).item() == xp.numpy(layer.bias.grad).item() == many
-    for pool in (nn.GlobalAvgPool2d(), nn.AvgPool2d((72, 57))):
-        assert xp.numpy(pool(ones(1, 1, 72, 57))[0]).item() == 1
-    layer = on(xp, nn.BatchNorm(1), "float16")
-    y, backward = layer(ones(many, 1))
-    backward(ones(many, 1))
-    assert xp.numpy(layer.beta.grad).item() == many
+    for pool in (nn.GlobalAvgPool2d(), nn.AvgPool2d((72, 57))):  # the sum is above 65504
+        assert xp.numpy(pool(100 * ones(1, 1, 72, 57))[0]).item() == 100
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(1, 1), lambda: nn.BatchNorm(1)])
+@pytest.mark.parametrize("train", [True, False])
+def test_float16_sums_over_the_batch_do_not_overflow(xp, make, train):
+    """The first and third dy are added first, to 80000."""
+    layer = on(xp, make(), "float16")
+    _, backward = layer(xp([[0], [0], [1.5], [1.5]], "float16"), train)
+    backward(xp([[40000], [-40000], [40000], [-40000]], "float16"))
+    assert [xp.numpy(p.grad).item() for p in layer.parameters()] == [0, 0]
 
 
 def test_float16_sums_in_the_backward_of_a_convolution_do_not_overflow(xp):

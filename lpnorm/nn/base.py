@@ -38,13 +38,15 @@ class Parameter:
     """An array that is learned: .data, .grad (None until a backward adds to it) and .name.
 
     data: a float array. name: the dotted path, as seen from the layer whose `parameters()` was
-    called last.
+    called last. invariant_axis: the channel axis along which `nn.scale_invariant` found the
+    network not to feel its scale, or None.
     """
 
     def __init__(self, data: Array, name: str = "") -> None:
         self.data = data
         self.grad: Array | None = None
         self.name = name
+        self.invariant_axis: int | None = None
 
     def add_grad(self, grad: Array) -> None:
         """Add to .grad; never in place, so nobody who kept the old one is surprised."""
@@ -71,7 +73,7 @@ class Layer:
         """y and the function dy -> dx. train: batch statistics (True) or the fixed ones (False).
 
         Raises TypeError or ValueError naming the layer and x; the backward does so for dy, which
-        must have the shape of y.
+        must have the shape and dtype of y.
         """
         kind = type(self).__name__
         namespace(**{f"{kind}: x": x})
@@ -80,11 +82,13 @@ class Layer:
         y, unchecked = self.forward(x, train)
         for watcher in _watchers:
             watcher(self, y)
-        shape = y.shape
+        shape, dtype = y.shape, y.dtype
 
         def backward(dy: Array) -> Array:
             namespace(**{f"{kind}: dy": dy})
             check_shape(f"{kind}: dy", dy, shape)
+            if dy.dtype != dtype:
+                raise TypeError(f"{kind}: dy must have the dtype of y, {dtype}, got {dy.dtype}")
             return unchecked(dy)
 
         return y, backward
@@ -120,6 +124,8 @@ class Layer:
             check_device(device)
         if dtype is not None:
             check_dtype("dtype", dtype)
+            for _, layer in self.layers():
+                accumulator(dtype, layer.accumulate)
 
         def moved(x: Array, dtype: Any) -> Array:
             x = x if device is None else to_device(x, device)

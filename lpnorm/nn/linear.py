@@ -43,11 +43,20 @@ class _Weighted(Layer):
     """A layer with a weight (out, in, ...) and perhaps a bias (out,)."""
 
     def __init__(self, shape: tuple[int, ...], bias: bool, init: str, rng: Any, dtype: Any) -> None:
-        self.weight = Parameter(draw(shape, init, rng, dtype))
+        self.weight: Any = Parameter(draw(shape, init, rng, dtype))
         self.bias = Parameter(np.zeros(shape[0], dtype)) if bias else None
 
     def initialize(self, rng: int | np.random.Generator = 0, init: str = "he") -> None:
-        """Draw the weight anew (see `draw`) and set the bias to zero, keeping device and dtype."""
+        """Draw the weight anew (see `draw`) and set the bias to zero, keeping device and dtype.
+
+        ValueError if a weight norm is wrapped around the layer: its weight is computed then, and
+        what is drawn here would be lost.
+        """
+        if not isinstance(self.weight, Parameter):
+            raise ValueError(
+                f"{type(self).__name__} is wrapped in a weight norm, which computes its weight: "
+                "initialize it before wrapping, or unwrap() it first"
+            )
         old = self.weight.data
         fresh = draw(old.shape, init, rng, old.dtype)
         self.weight.data = to_device(fresh, "cpu" if isinstance(old, np.ndarray) else "gpu")

@@ -10,12 +10,17 @@ from lpnorm import batchnorm
 from lpnorm.arrays import (
     Array,
     accumulator,
+    average,
     check_axes,
     check_count,
     check_dtype,
     check_number,
+    column,
+    from_rows,
+    to_rows,
+    total,
 )
-from lpnorm.nn.base import Backward, Layer, Parameter
+from lpnorm.nn.base import Backward, Layer, Parameter, check_input
 from lpnorm.norms import as_norm
 
 
@@ -161,3 +166,44 @@ class LayerNorm(_Normalization):
             return dx
 
         return y, backward
+
+
+class MeanOnlyBatchNorm(Layer):
+    """y = x - mean + beta for each channel: what the authors put behind a (bounded) weight norm.
+
+    Backward: the mean is 1/n in every x, so dx = dy - mean(dy), and dbeta = sum dy, over each
+    channel. Training uses the batch's mean, and running_mean follows as in `BatchNorm`; with
+    train=False it is used instead and, being a constant, dx = dy. channels, axis, momentum, dtype
+    and errors as for `BatchNorm`. Source: Salimans & Kingma 2016; section 5 of the paper.
+    """
+
+    buffers = ("running_mean",)
+
+    def __init__(
+        self, channels: int, axis: int = 1, momentum: float = 0.1, dtype: Any = "float32"
+    ) -> None:
+        shape = (check_count("channels", channels),)
+        self.axis, self.momentum = axis, check_number("momentum", momentum, 0, 1)
+        self.beta = Parameter(np.zeros(shape, check_dtype("dtype", dtype)))
+        self.running_mean = np.zeros(shape, accumulator(dtype))
+
+    def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
+        (axis,), beta = check_axes(self.axis, x.ndim), self.beta.data
+        shape: list[int | None] = [None] * x.ndim
+        shape[axis] = beta.shape[0]
+        check_input(self, x, beta, tuple(shape))
+        reduced = tuple(a for a in range(x.ndim) if a != axis)
+        rows, wide = to_rows(x, reduced), accumulator(x.dtype)
+        mean = average(rows, wide) if train else column(self.running_mean)
+        if train:
+            batch = mean[:, 0].astype(self.running_mean.dtype)
+            self.running_mean = (1 - self.momentum) * self.running_mean + self.momentum * batch
+        y = (rows - mean).astype(x.dtype, copy=False) + column(beta)
+
+        def backward(dy: Array) -> Array:
+            dy = to_rows(dy, reduced)
+            self.beta.add_grad(total(dy, wide)[:, 0].astype(beta.dtype, copy=False))
+            dx = (dy - average(dy, wide)).astype(dy.dtype, copy=False) if train else dy.copy()
+            return from_rows(dx, x.shape, reduced)
+
+        return from_rows(y, x.shape, reduced), backward
