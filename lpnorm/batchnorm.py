@@ -293,7 +293,7 @@ def _check_affine(
 
 def _affine(x_hat: Array, gamma: Array | None, beta: Array | None, along_rows: bool) -> Array:
     """gamma * x_hat + beta in a new array, rounded after each of the two operations."""
-    y = x_hat.copy()
+    y = x_hat.copy() if gamma is None and beta is None else x_hat
     if gamma is not None:
         y = _round(y * _broadcast(gamma, along_rows), x_hat)
     if beta is not None:

@@ -12,6 +12,7 @@ from lpnorm import nn
 
 def digits_net(
     normalize: Callable[[int], nn.Layer] | None = nn.BatchNorm,
+    wrap: Callable[[nn.Layer], nn.Layer] | None = None,
     width: int = 16,
     rng: int | np.random.Generator = 0,
     dtype: Any = "float32",
@@ -20,8 +21,9 @@ def digits_net(
 
     normalize: channels -> the layer that follows each convolution, for instance
     ``lambda channels: nn.BatchNorm(channels, p=1)``; None for no normalization (the convolutions
-    then have a bias). width: channels of the first convolution, doubled after. He initialization
-    from rng, a seed or a Generator.
+    then have a bias). wrap: what to do with each convolution, for instance `nn.WeightNorm`. width:
+    channels of the first convolution, doubled after. He initialization from rng, a seed or a
+    Generator.
     """
     rng = np.random.default_rng(rng)
     blocks: list[nn.Layer] = []
@@ -30,7 +32,8 @@ def digits_net(
         (width, 2 * width, True),
         (2 * width,) * 2 + (True,),
     ):
-        blocks.append(nn.Conv2d(inputs, outputs, 3, padding=1, bias=normalize is None, rng=rng))
+        conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=normalize is None, rng=rng)
+        blocks.append(conv if wrap is None else wrap(conv))
         if normalize is not None:
             blocks.append(normalize(outputs))
         blocks.append(nn.ReLU())

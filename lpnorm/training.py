@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lpnorm import nn
-from lpnorm.arrays import Array, check_count, check_shape, library_of, to_device, total
+from lpnorm.arrays import Array, check_count, check_shape, library_of, to_device
 from lpnorm.data import Dataset
-from lpnorm.decay import SGD
+from lpnorm.decay import SGD, NormTrace, channel_norms, clip_gradient_norm
+from lpnorm.files import atomic
 
 
 @dataclass
@@ -54,6 +58,10 @@ def train(
     seed: int = 0,
     schedule: Callable[[int], float] | None = None,
     augment: Callable[[Array, np.random.Generator], Array] | None = None,
+    clip: float | None = None,
+    trace: NormTrace | None = None,
+    norms: Callable[[int, int], None] | None = None,
+    checkpoint: str | PathLike[str] | None = None,
     if_diverged: str = "raise",
     progress: bool = True,
 ) -> History:
@@ -61,21 +69,46 @@ def train(
 
     The order of the samples and the augmentation come from one Generator made from `seed`; an
     epoch is all full batches of `batch` samples. schedule: epoch -> factor on the learning rate.
-    augment: (x, Generator) -> x. if_diverged: "raise" Diverged, or "record" it in the history and
+    augment: (x, Generator) -> x. clip: the largest norm of all gradients together. trace: a
+    NormTrace to record at the start of every step. norms: called with (step, epoch) after every
+    step, for a `NormSchedule`. if_diverged: "raise" Diverged, or "record" it in the history and
     stop. progress: a tqdm bar with loss, accuracy and time left, on the standard error.
+
+    checkpoint: an .npz file written after every epoch (all of it or nothing) with model,
+    optimizer, random state, trace and history. Where it exists already, training goes on after
+    the epoch it holds, and ends with the same bits as if it had never stopped; so after Ctrl-C
+    or a kill the same call continues. ValueError if it is damaged or of another training.
+
     Raises TypeError or ValueError naming the argument before any work.
     """
     epochs, batch = check_count("epochs", epochs, 0), check_count("batch", batch)
     _check(data, optimizer, batch, seed, schedule, augment, if_diverged)
-    rng = np.random.default_rng(seed)
-    history, steps = History(), data.train_x.shape[0] // batch
+    rng, history = np.random.default_rng(seed), History()
+    steps = data.train_x.shape[0] // batch
     model.parameters()  # names the parameters as seen from the model
+    kept = (
+        None if checkpoint is None else Checkpoint(Path(checkpoint), {"batch": batch, "seed": seed})
+    )
+    start = 0 if kept is None else kept.restore(model, optimizer, rng, history, trace)
+    epochs_left = range(start, epochs) if history.diverged is None else ()
+
+    def run_step(epoch: int, step: int, x: Array, y: Array) -> tuple[float, int]:
+        if trace is not None:
+            trace.record()
+        loss, hits = _step(model, optimizer, x, y, clip, epoch, step)
+        if norms is not None:
+            norms(step, epoch)
+        return loss, hits
+
     # what overflows is reported as a divergence, once, with its layer
-    with _bar(epochs * steps, progress) as bar, np.errstate(over="ignore", invalid="ignore"):
-        for epoch in range(epochs):
+    with (
+        _bar(epochs * steps, start * steps, progress) as bar,
+        np.errstate(over="ignore", invalid="ignore"),
+    ):
+        for epoch in epochs_left:
             optimizer.lr_factor = 1.0 if schedule is None else schedule(epoch)
             try:
-                loss, hits = _epoch(epoch, model, data, optimizer, batch, rng, augment, bar)
+                loss, hits = _epoch(epoch, model, data, batch, rng, augment, run_step, bar)
             except Diverged as divergence:
                 if if_diverged == "raise":
                     raise
@@ -84,48 +117,139 @@ def train(
                     "step": divergence.step,
                     "where": divergence.where,
                 }
-                return history
-            history.loss.append(loss)
-            history.train_accuracy.append(hits)
-            history.test_accuracy.append(accuracy(model, data.test_x, data.test_y))
-            record_norms(history, model, optimizer)
-            bar.set_postfix(loss=f"{history.loss[-1]:.3f}", test=f"{history.test_accuracy[-1]:.1%}")
+            else:
+                history.loss.append(loss)
+                history.train_accuracy.append(hits)
+                history.test_accuracy.append(accuracy(model, data.test_x, data.test_y))
+                record_norms(history, model, optimizer)
+                last = f"{history.test_accuracy[-1]:.1%}"
+                bar.set_postfix(loss=f"{history.loss[-1]:.3f}", test=last)
+            if kept is not None:
+                kept.write(epoch + 1, model, optimizer, rng, history, trace)
+            if history.diverged is not None:
+                break
     return history
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training after some epoch, in one .npz file without pickle; see `train`.
+
+    settings: what must be the same for the training to go on (ValueError if it is not).
+    """
+
+    path: Path
+    settings: dict[str, Any]
+
+    def write(
+        self,
+        epoch: int,
+        model: nn.Layer,
+        optimizer: SGD,
+        rng: np.random.Generator,
+        history: History,
+        trace: NormTrace | None,
+    ) -> None:
+        """Write the state after `epoch` epochs, all of it or nothing."""
+        about = {
+            "settings": self.settings,
+            "epoch": epoch,
+            "steps": optimizer.t,
+            "rng": rng.bit_generator.state,
+            "history": history.to_dict(),
+        }
+        parts = {"model": model.state(), "momentum": optimizer.state()}
+        parts["trace"] = {} if trace is None else trace.state()
+        arrays = {
+            f"{part}/{name}": to_device(a, "cpu")
+            for part, d in parts.items()
+            for name, a in d.items()
+        }
+        with atomic(self.path) as temporary:
+            np.savez(temporary, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
+
+    def restore(
+        self,
+        model: nn.Layer,
+        optimizer: SGD,
+        rng: np.random.Generator,
+        history: History,
+        trace: NormTrace | None,
+    ) -> int:
+        """Put everything back and return the number of epochs done; 0 if there is no file."""
+        if not self.path.exists():
+            return 0
+        parts: dict[str, dict[str, Any]] = {"model": {}, "momentum": {}, "trace": {}}
+        arrays = nn.read_arrays(self.path)
+        try:
+            about = json.loads(str(arrays.pop("about")))
+            for key, array in arrays.items():
+                part, _, name = key.partition("/")
+                parts[part][name] = array
+            if about["settings"] != self.settings:
+                raise ValueError(
+                    f"it is of a training with {about['settings']}, not {self.settings}"
+                )
+            model.load_state(parts["model"])
+            library = library_of(model.parameters()[0].data)
+            momentum = {name: library.asarray(a) for name, a in parts["momentum"].items()}
+            optimizer.load_state(momentum, about["steps"])
+            rng.bit_generator.state = about["rng"]
+            if trace is not None:
+                trace.load_state(parts["trace"])
+            vars(history).update(about["history"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"checkpoint {self.path}: {error}") from error
+        return int(about["epoch"])
 
 
 def _epoch(
     epoch: int,
     model: nn.Layer,
     data: Dataset,
-    optimizer: SGD,
     batch: int,
     rng: np.random.Generator,
     augment: Callable[[Array, np.random.Generator], Array] | None,
+    run_step: Callable[[int, int, Array, Array], tuple[float, int]],
     bar: Any,
 ) -> tuple[float, float]:
     """All full batches of one shuffled epoch; the mean loss and accuracy, or Diverged."""
-    count, loss_sum, hits = data.train_x.shape[0], 0.0, 0
+    count, losses, hits = data.train_x.shape[0], 0.0, 0
     order, steps = library_of(data.train_x).asarray(rng.permutation(count)), count // batch
-    for step in range(steps):
-        rows = order[step * batch : (step + 1) * batch]
+    for i in range(steps):
+        rows = order[i * batch : (i + 1) * batch]
         x, y = data.train_x[rows], data.train_y[rows]
         x = x if augment is None else augment(x, rng)
-        optimizer.zero_grad()
-        logits, backward = model(x)
-        loss, dlogits = nn.softmax_cross_entropy(logits, y)
-        if not np.isfinite(loss):
-            where = first_not_finite(model, x)
-            raise Diverged(f"the loss is {loss}", epoch * steps + step, epoch, where)
-        backward(dlogits)
-        optimizer.step()
-        loss_sum += loss
-        hits += int((logits.argmax(axis=1) == y).sum())
+        loss, right = run_step(epoch, epoch * steps + i, x, y)
+        losses, hits = losses + loss, hits + right
         bar.update()
     for parameter in model.parameters():  # after the last step no loss will tell
         if not _finite(parameter.data):
             what, step = f"parameter {parameter.name} is not finite", (epoch + 1) * steps - 1
             raise Diverged(what, step, epoch, what)
-    return loss_sum / steps, hits / (steps * batch)
+    return losses / steps, hits / (steps * batch)
+
+
+def _step(
+    model: nn.Layer,
+    optimizer: SGD,
+    x: Array,
+    y: Array,
+    clip: float | None,
+    epoch: int,
+    step: int,
+) -> tuple[float, int]:
+    """One step on one batch: the loss before it, and how many were right."""
+    optimizer.zero_grad()
+    logits, backward = model(x)
+    loss, dlogits = nn.softmax_cross_entropy(logits, y)
+    if not np.isfinite(loss):
+        raise Diverged(f"the loss is {loss}", step, epoch, first_not_finite(model, x))
+    backward(dlogits)
+    if clip is not None:
+        clip_gradient_norm(model.parameters(), clip)
+    optimizer.step()
+    return loss, int((logits.argmax(axis=1) == y).sum())
 
 
 def _check(
@@ -165,9 +289,7 @@ def record_norms(history: History, model: nn.Layer, optimizer: SGD) -> None:
     """Append each scale-invariant weight's channel norms and effective step sizes, in float64."""
     rates = {id(p): g["lr"] * optimizer.lr_factor for g in optimizer.groups for p in g["params"]}
     for parameter, axis in nn.scale_invariant(model):
-        w = to_device(parameter.data, "cpu").astype("float64")
-        squares = np.moveaxis(w, axis, 0).reshape(w.shape[axis], -1) ** 2
-        norms = np.sqrt(total(squares, "float64")[:, 0])
+        norms = to_device(channel_norms(parameter.data, axis), "cpu")
         history.norms.setdefault(parameter.name, []).append(norms.tolist())
         sizes = rates.get(id(parameter), 0.0) / np.maximum(norms**2, np.finfo("float64").tiny)
         history.step_sizes.setdefault(parameter.name, []).append(sizes.tolist())
@@ -201,7 +323,14 @@ def _finite(x: Array) -> bool:
     return bool(library_of(x).isfinite(x).all())
 
 
-def _bar(steps: int, progress: bool) -> Any:
+def _bar(steps: int, done: int, progress: bool) -> Any:
     from tqdm.auto import tqdm
 
-    return tqdm(total=steps, unit="step", disable=not progress, file=sys.stderr, mininterval=0.5)
+    return tqdm(
+        total=steps,
+        initial=done,
+        unit="step",
+        disable=not progress,
+        file=sys.stderr,
+        mininterval=0.5,
+    )

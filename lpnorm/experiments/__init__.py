@@ -1,10 +1,27 @@
 """The paper's claims, one file each: measured on real data, written as JSON and as a picture."""
 
-from lpnorm.experiments import constant, norms, scale_invariance
+from lpnorm.experiments import (
+    bounded_weight_norm,
+    constant,
+    equilibrium,
+    exact_step,
+    norms,
+    scale_invariance,
+    weight_decay,
+)
 from lpnorm.experiments.report import Claim, Options, Result, reproduce, table
 
 CLAIMS: dict[str, Claim] = {
-    claim.name: claim for claim in (scale_invariance.CLAIM, norms.CLAIM, constant.CLAIM)
+    module.CLAIM.name: module.CLAIM
+    for module in (
+        scale_invariance,
+        norms,
+        constant,
+        weight_decay,
+        bounded_weight_norm,
+        equilibrium,
+        exact_step,
+    )
 }
 
 __all__ = ["CLAIMS", "Claim", "Options", "Result", "reproduce", "table"]

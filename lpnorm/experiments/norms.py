@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from lpnorm.experiments.report import (
     NO,
     NOISE,
@@ -14,8 +12,9 @@ from lpnorm.experiments.report import (
     Finding,
     Options,
     Result,
+    as_well_as,
     compare,
-    error_axis,
+    error_curves,
     error_dots,
 )
 from lpnorm.experiments.runs import difference, final_accuracy, mean_and_spread
@@ -70,12 +69,12 @@ def _findings(figures: dict[str, Any]) -> list[Finding]:
             f"{arms['L2']['mean']:.2f} ± {arms['L2']['spread']:.2f} %; "
             f"difference {mean:+.2f} ± {error:.2f}"
         )
-        shows = compare(-mean, error) if name == "L∞" else _as_well_as(mean, error)
+        shows = compare(-mean, error) if name == "L∞" else as_well_as((mean, error), POINT)
         findings.append(Finding(paper, measured, shows))
     others = ", ".join(f"{n} {arms[n]['mean']:.2f}" for n in ("L1.5", "L3", "Range", "none"))
     failed = sum(d is not None for d in arms["none"]["diverged"])
     note = f" ({failed} of {len(arms['none']['diverged'])} without normalization diverged)"
-    verdicts = {_as_well_as(*differences[n]) for n in ("L1.5", "L3", "Range")}
+    verdicts = {as_well_as(differences[n], POINT) for n in ("L1.5", "L3", "Range")}
     findings.append(
         Finding(
             "other norms work as well (L1.5, L3, Range; no figure there)",
@@ -86,24 +85,11 @@ def _findings(figures: dict[str, Any]) -> list[Finding]:
     return findings
 
 
-def _as_well_as(mean: float, half: float) -> str:
-    """YES if the whole interval is above -POINT, NO if all of it is below, else NOISE."""
-    return YES if mean - half >= -POINT else NO if mean + half < -POINT else NOISE
-
-
 def draw(figure: Any, figures: dict[str, Any]) -> None:
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
     arms = figures["arms"]
     colors = {name: f"C{i}" if name != "none" else "0.5" for i, name in enumerate(arms)}
-    for name, arm in arms.items():
-        length = max(len(curve) for curve in arm["test_accuracy"])
-        finished = [curve for curve in arm["test_accuracy"] if len(curve) == length]
-        if length:
-            error = 100 * (1 - np.mean(finished, axis=0))
-            left.plot(range(1, length + 1), error, color=colors[name], label=name)
-    error_axis(left, "y")
-    left.set(title="test error after each epoch, mean over seeds", xlabel="epoch")
-    left.legend(ncols=2)
+    error_curves(left, arms, colors)
     error_dots(right, arms, colors)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lpnorm import __version__
-from lpnorm.experiments.runs import Run, train_all
+from lpnorm.experiments.runs import Run, Task, train_all
 from lpnorm.files import atomic
 
 YES, NO, NOISE = "yes", "no", "within noise"
@@ -32,12 +32,12 @@ class Options:
     device: str = "cpu"
     progress: bool = True
 
-    def trainings(self, **settings: Any) -> list[Run]:
+    def trainings(self, kind: Any = Run, **settings: Any) -> list[Any]:
         """The same configuration with every seed."""
         common = {"epochs": self.epochs, "device": self.device, **settings}
-        return [Run(seed=seed, **common) for seed in range(self.seeds)]
+        return [kind(seed=seed, **common) for seed in range(self.seeds)]
 
-    def train(self, runs: Sequence[Run]) -> dict[Run, dict[str, Any]]:
+    def train(self, runs: Sequence[Task]) -> dict[Any, dict[str, Any]]:
         return train_all(runs, self.out / "runs", self.jobs, self.progress)
 
 
@@ -72,6 +72,25 @@ class Claim:
 def compare(mean: float, half: float) -> str:
     """Is a difference positive? YES, NO, or NOISE where its 95 % interval holds zero."""
     return NOISE if abs(mean) <= half else YES if mean > 0 else NO
+
+
+def as_well_as(difference: tuple[float, float], point: float) -> str:
+    """YES if the whole 95 % interval is above -point, NO if all of it is below, else NOISE."""
+    mean, half = difference
+    return YES if mean - half >= -point else NO if mean + half < -point else NOISE
+
+
+def error_curves(axes: Any, arms: dict[str, Any], colors: dict[str, str]) -> None:
+    """Test error after each epoch, the mean over the seeds that finished, one line an arm."""
+    for name, arm in arms.items():
+        length = max(len(curve) for curve in arm["test_accuracy"])
+        finished = [curve for curve in arm["test_accuracy"] if len(curve) == length]
+        if length:
+            error = np.maximum(100 * (1 - np.mean(finished, axis=0)), 0.1)
+            axes.plot(range(1, length + 1), error, color=colors[name], label=name)
+    error_axis(axes, "y")
+    axes.set(title="test error after each epoch, mean over seeds", xlabel="epoch")
+    axes.legend(ncols=2)
 
 
 def reproduce(claim: Claim, options: Options, command: str) -> Result:

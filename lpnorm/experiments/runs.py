@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import json
 import math
 import multiprocessing
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,16 +54,12 @@ STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training of `models.digits_net` on the digits.
+class Task:
+    """A training on the digits that `train_all` runs once and keeps; subclasses say what it is.
 
-    norm: a name for `norm_named`, or None for no normalization; factor multiplies its Gaussian
-    constant. The learning rate falls to a tenth after half and after three quarters of the epochs.
+    The learning rate falls to a tenth after half and after three quarters of the epochs.
     """
 
-    norm: str | None = "2"
-    constant: str | None = "paper"
-    factor: float = 1.0
     epochs: int = 12
     seed: int = 0
     batch: int = 64
@@ -76,45 +73,106 @@ class Run:
 
     def key(self) -> str:
         """The hash of this configuration and of the code that trains."""
-        text = json.dumps([asdict(self), _code_digest(), np.__version__], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:20]
+        about = [
+            type(self).__name__,
+            asdict(self),
+            _code_digest(inspect.getfile(type(self))),
+            np.__version__,
+        ]
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:20]
 
+    def train(self, checkpoint: Path) -> dict[str, Any]:
+        """Do it; plain numbers back. checkpoint: an .npz path (or a stem for several of them)."""
+        raise NotImplementedError
 
-def train_run(run: Run) -> dict[str, Any]:
-    """Train one configuration; returns its history as plain numbers."""
-    rng = np.random.default_rng([run.seed, 1])
-    model = models.digits_net(_normalization(run), run.width, rng, run.dtype)
-    model.to(run.device)
-    digits = data.digits(run.dtype, run.device)
-    sgd = SGD(model.parameters(), run.lr, run.momentum, weight_decay=run.weight_decay)
-    with np.errstate(over="ignore", invalid="ignore"):  # a run may diverge; the history says so
-        history = training.train(
+    def model(
+        self, normalize: Any = nn.BatchNorm, wrap: Callable[[nn.Layer], nn.Layer] | None = None
+    ) -> nn.Sequential:
+        """The network, from this task's seed."""
+        rng = np.random.default_rng([self.seed, 1])
+        model = models.digits_net(normalize, wrap, self.width, rng, self.dtype)
+        model.to(self.device)
+        return model
+
+    def fit(
+        self, model: nn.Layer, sgd: SGD, checkpoint: Path | None, **settings: Any
+    ) -> training.History:
+        """Train a model with this task's settings; a divergence is recorded."""
+        return training.train(
             model,
-            digits,
+            data.digits(self.dtype, self.device),
             sgd,
-            run.epochs,
-            run.batch,
-            seed=run.seed,
-            schedule=StepSchedule(sorted({run.epochs // 2, run.epochs * 3 // 4} - {0})),
-            augment=functools.partial(data.shift, pixels=run.shift),
+            self.epochs,
+            self.batch,
+            seed=self.seed,
+            schedule=self.schedule(),
+            augment=functools.partial(data.shift, pixels=self.shift),
             if_diverged="record",
             progress=False,
+            checkpoint=checkpoint,
+            **settings,
         )
-    return history.to_dict()
+
+    def schedule(self) -> StepSchedule:
+        return StepSchedule(sorted({self.epochs // 2, self.epochs * 3 // 4} - {0}))
+
+
+@dataclass(frozen=True)
+class Run(Task):
+    """One training of `models.digits_net`.
+
+    method "batch": batch norm in `norm`, a name for `norm_named`, or no normalization if None;
+    factor multiplies its Gaussian constant. "weight", "bounded": weight norm or bounded weight
+    norm in `norm`, with mean-only batch norm, gradients clipped at 5 and, as in the authors'
+    networks, decay for the last layer alone.
+    """
+
+    method: str = "batch"
+    norm: str | None = "2"
+    constant: str | None = "paper"
+    factor: float = 1.0
+
+    def train(self, checkpoint: Path) -> dict[str, Any]:
+        if self.method == "batch":
+            model = self.model(self._normalization())
+            sgd = SGD(model.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay)
+            return self.fit(model, sgd, checkpoint).to_dict()
+        wrapper = {"weight": nn.WeightNorm, "bounded": nn.BoundedWeightNorm}[self.method]
+        p = norm_named(str(self.norm))
+        model = self.model(nn.MeanOnlyBatchNorm, lambda layer: wrapper(layer, p=p))
+        sgd = SGD(last_layer_decayed(model, self.weight_decay), self.lr, self.momentum)
+        return self.fit(model, sgd, checkpoint, clip=5.0).to_dict()
+
+    def _normalization(self) -> Any:
+        if self.norm is None:
+            return None
+        norm = as_norm(norm_named(self.norm))
+        if self.factor != 1:
+            norm = _times(self.factor, norm)
+        return lambda channels: nn.BatchNorm(channels, p=norm, constant=self.constant)
+
+
+def last_layer_decayed(model: nn.Sequential, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups: the last layer (its bias too) with weight decay, all else without."""
+    parameters = model.parameters()  # names them as seen from the model
+    last = [p for p in parameters if p.name.startswith(f"{len(model) - 1}.")]
+    others = [p for p in parameters if not any(p is q for q in last)]
+    return [{"params": others}, {"params": last, "weight_decay": weight_decay}]
 
 
 def train_all(
-    runs: Sequence[Run], store: Path, jobs: int, progress: bool = True
-) -> dict[Run, dict[str, Any]]:
-    """The history of every run, from the store or else trained, `jobs` at a time.
+    tasks: Sequence[Task], store: Path, jobs: int, progress: bool = True
+) -> dict[Task, dict[str, Any]]:
+    """What every task gives, from the store or else trained, `jobs` at a time.
 
-    Shows a tqdm bar over the runs. After Ctrl-C the finished ones are in the store.
+    Shows a tqdm bar over the tasks. After Ctrl-C or a kill the finished ones are in the store, and
+    the others go on after the last epoch their checkpoint holds.
     """
     from tqdm.auto import tqdm
 
-    found = {run: _stored(store, run) for run in dict.fromkeys(runs)}
-    missing = [run for run, history in found.items() if history is None]
-    results = {run: history for run, history in found.items() if history is not None}
+    found = {task: _stored(store, task) for task in dict.fromkeys(tasks)}
+    missing = [task for task, result in found.items() if result is None]
+    results = {task: result for task, result in found.items() if result is not None}
     if not missing:
         return results
     # spawned workers read these when they import NumPy
@@ -124,16 +182,15 @@ def train_all(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(jobs, len(missing)), context, _die_silently)
     try:
-        futures = {pool.submit(train_run, run): run for run in missing}
-        bar = tqdm(total=len(missing), unit="run", disable=not progress, desc="training")
-        with bar:
+        futures = {pool.submit(t.train, store / f"{t.key()}.npz"): t for t in missing}
+        with tqdm(total=len(missing), unit="run", disable=not progress, desc="training") as bar:
             for future in as_completed(futures):
-                run = futures[future]
-                results[run] = future.result()
-                with atomic(store / f"{run.key()}.json") as path:
-                    record = {"run": asdict(run), "history": results[run]}
-                    path.write_text(json.dumps(record))
-                bar.set_postfix(norm=run.norm, seed=run.seed)
+                task = futures[future]
+                results[task] = future.result()
+                with atomic(store / f"{task.key()}.json") as path:
+                    path.write_text(json.dumps({"task": asdict(task), "result": results[task]}))
+                for checkpoint in store.glob(f"{task.key()}*.npz"):
+                    checkpoint.unlink()
                 bar.update()
     except BaseException:
         for worker in multiprocessing.active_children():
@@ -146,7 +203,7 @@ def train_all(
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-    return {run: results[run] for run in found}
+    return {task: results[task] for task in found}
 
 
 def _die_silently() -> None:
@@ -176,15 +233,6 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, f
     return mean, quantile * spread / math.sqrt(len(pairs))
 
 
-def _normalization(run: Run) -> Any:
-    if run.norm is None:
-        return None
-    norm = as_norm(norm_named(run.norm))
-    if run.factor != 1:
-        norm = _times(run.factor, norm)
-    return lambda channels: nn.BatchNorm(channels, p=norm, constant=run.constant)
-
-
 def _times(factor: float, norm: Any) -> Any:
     """The same norm with `factor` times its Gaussian constant."""
 
@@ -195,34 +243,23 @@ def _times(factor: float, norm: Any) -> Any:
     return Times(**vars(norm))
 
 
-def _stored(store: Path, run: Run) -> dict[str, Any] | None:
-    path = store / f"{run.key()}.json"
+def _stored(store: Path, task: Task) -> dict[str, Any] | None:
+    path = store / f"{task.key()}.json"
     try:
-        return json.loads(path.read_text())["history"] if path.exists() else None
+        return json.loads(path.read_text())["result"] if path.exists() else None
     except (ValueError, KeyError, TypeError):
         return None  # damaged: train it again
 
 
 @functools.cache
-def _code_digest() -> str:
-    """A hash of the sources a training run depends on."""
+def _code_digest(own: str) -> str:
+    """A hash of the sources a task depends on: the library's, its own file's, and this one."""
     package = Path(nn.__file__).parent.parent
+    left_out = {package / name for name in ("experiments", "verify", "cli.py")}
     digest = hashlib.sha256()
-    rooms = (
-        "arrays",
-        "norms",
-        "batchnorm",
-        "weightnorm",
-        "decay",
-        "nn",
-        "models",
-        "data",
-        "training",
-    )
-    for path in [*sorted(package.rglob("*.py")), Path(__file__)]:
-        if (
-            path == Path(__file__)
-            or path.relative_to(package).parts[0].removesuffix(".py") in rooms
-        ):
+    for path in sorted(package.rglob("*.py")):
+        if not left_out & {path, *path.parents}:
             digest.update(path.read_bytes())
+    for path in (Path(__file__), Path(own)):
+        digest.update(path.read_bytes())
     return digest.hexdigest()

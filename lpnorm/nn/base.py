@@ -196,21 +196,29 @@ def load(layer: Layer, path: str | PathLike[str]) -> None:
     Raises FileNotFoundError, or ValueError naming the file and the entry that is damaged, missing,
     unknown or of another shape or dtype; the layer is then unchanged.
     """
-    layer_state = {}
-    name = "archive"
+    state = read_arrays(path)
+    try:
+        layer.load_state(state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_arrays(path: str | PathLike[str]) -> dict[str, np.ndarray]:
+    """Every array of an .npz file, without pickle.
+
+    Raises FileNotFoundError, or ValueError naming the file and the entry that is damaged.
+    """
+    arrays, name = {}, "archive"
     try:
         with open(path, "rb") as file:
             archive = np.load(file, allow_pickle=False)
             for name in archive.files:
-                layer_state[name] = archive[name]
+                arrays[name] = archive[name]
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged zip file fails in more ways than can be listed
         raise ValueError(f"{path}: {name} is damaged or not an .npz file ({error})") from error
-    try:
-        layer.load_state(layer_state)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    return arrays
 
 
 @contextlib.contextmanager
