@@ -259,3 +259,11 @@ def check_shape(name: str, x: Array, shape: tuple[int, ...]) -> None:
     """ValueError, naming the argument, unless x has exactly this shape; None passes."""
     if x is not None and tuple(x.shape) != tuple(shape):
         raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(x.shape)}")
+
+
+def check_gradient(name: str, dy: Array, y: Array, shape: tuple[int, ...]) -> None:
+    """TypeError or ValueError, naming the argument, unless dy has y's library, dtype and shape."""
+    namespace(**{name: dy, "the forward's array": y})
+    check_shape(name, dy, shape)
+    if dy.dtype != y.dtype:
+        raise TypeError(f"{name} must have dtype {y.dtype}, as in the forward, got {dy.dtype}")

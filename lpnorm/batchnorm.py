@@ -28,6 +28,7 @@ from lpnorm.arrays import (
     accumulator,
     average,
     check_axes,
+    check_gradient,
     check_number,
     check_shape,
     column,
@@ -76,11 +77,12 @@ def normalize_backward(g: Array, cache: Normalized) -> Array:
         dL/dx = ( g - mean(g) - T (grad phi - mean(grad phi)) ) / s_hat.
 
     Half precision cannot hold this: T overflows and grad phi, of order 1/n, is subnormal. With
-    grad phi = C h / m and h of order one (`lpnorm.norms`), put the two together,
+    grad phi = C h / m and an h that it can hold (`lpnorm.norms`), put the two together,
 
         dx = ( g - b - c h ) / s_hat,     c = C T / m,     b = mean(g) - c mean(h),
 
-    where c and b, one number a row, keep the accumulator's dtype.
+    where c and b, one number a row, keep the accumulator's dtype. (c h is rounded to x's dtype: in
+    float16 it can overflow although dx, after the division, would fit.)
 
     What follows from it. Sum dx = 0 for any eps, since both terms have their mean taken off.
     phi is homogeneous of degree 1 up to eps, so sum_i d_i dphi/dd_i = s (Euler), for p = 2
@@ -147,8 +149,10 @@ def batch_norm(
     accumulate: None (float32 for float16, else x's own dtype) or a wider float dtype.
 
     Returns y (shape and dtype of x) and the cache for `batch_norm_backward`; cache.mean and
-    cache.scale have shape (C,). A constant channel gives beta, NaN if eps = 0; a NaN or Inf in a
-    channel gives NaN in that channel alone. x is not modified.
+    cache.scale have shape (C,). A constant channel gives beta within gamma * (error of the mean) /
+    s_hat; with eps = 0 it gives NaN, or anything where the mean does not come out exactly. A NaN
+    or Inf in a channel gives NaN in that channel alone. x is not modified; the cache refers to
+    gamma and beta, so change them only by new arrays before the backward.
 
     Raises TypeError or ValueError, naming the argument, before any work.
     Source: equations (5) and (6) for p = 1 and p = inf; Ioffe & Szegedy 2015 for p = 2.
@@ -167,7 +171,7 @@ def batch_norm_backward(dy: Array, cache: Cache) -> tuple[Array, Array | None, A
     more than once. Raises TypeError or ValueError naming dy.
     """
     x_hat, gamma, beta = cache.core.x_hat, cache.gamma, cache.beta
-    _check_dy(dy, x_hat, cache.shape)
+    check_gradient("dy", dy, x_hat, cache.shape)
     dy = to_rows(dy, cache.reduced)
     along_rows = cache.affine != cache.reduced  # gamma: one number a row, or one a column?
 
@@ -176,7 +180,7 @@ def batch_norm_backward(dy: Array, cache: Cache) -> tuple[Array, Array | None, A
         sums = total(terms if along_rows else terms.T, accumulate)
         return sums.reshape(parameter.shape).astype(parameter.dtype, copy=False)
 
-    dgamma = None if gamma is None else gathered(_round(dy * x_hat, x_hat), gamma)
+    dgamma = None if gamma is None else gathered(dy * x_hat, gamma)
     dbeta = None if beta is None else gathered(dy, beta)
     g = dy if gamma is None else _round(dy * _broadcast(gamma, along_rows), x_hat)
     dx = normalize_backward(g, cache.core)
@@ -244,12 +248,12 @@ def batch_norm_inference_backward(
     and dbeta = sum dy, for each channel.
     """
     reduced, x_hat = _with_statistics(x, gamma, beta, mean, scale, axis)
-    _check_dy(dy, x_hat, x.shape)
+    check_gradient("dy", dy, x_hat, x.shape)
     dy = to_rows(dy, reduced)
     accumulate = accumulator(x.dtype)
     dgamma = dbeta = None
     if gamma is not None:
-        dgamma = total(_round(dy * x_hat, x_hat), accumulate)[:, 0].astype(gamma.dtype, copy=False)
+        dgamma = total(dy * x_hat, accumulate)[:, 0].astype(gamma.dtype, copy=False)
     if beta is not None:
         dbeta = total(dy, accumulate)[:, 0].astype(beta.dtype, copy=False)
     g = dy if gamma is None else _round(dy * column(gamma), x_hat)
@@ -270,8 +274,6 @@ def _forward(
     norm = as_norm(p)
     accumulate = accumulator(x.dtype, accumulate)
     _check_affine(x, gamma, beta, affine, accumulate)
-    if x.size == 0:
-        raise ValueError(f"x must not be empty, got shape {tuple(x.shape)}")
     eps = check_number("eps", eps)
     rows = to_rows(x, reduced)
     c = gaussian_constant(norm, rows.shape[1], constant)
@@ -284,6 +286,8 @@ def _forward(
 def _check_affine(
     x: Array, gamma: Array | None, beta: Array | None, affine: tuple[int, ...], accumulate: Any
 ) -> None:
+    if x.size == 0:
+        raise ValueError(f"x must not be empty, got shape {tuple(x.shape)}")
     for name, parameter in (("gamma", gamma), ("beta", beta)):
         check_shape(name, parameter, tuple(x.shape[a] for a in affine))
         if parameter is not None and parameter.dtype not in (x.dtype, accumulate):
@@ -326,16 +330,10 @@ def _with_statistics(
     if mean is None or scale is None:
         raise TypeError("mean and scale must be arrays of shape (C,), got None")
     (channel,) = _batch_norm_axis(axis, x=x, gamma=gamma, beta=beta, mean=mean, scale=scale)
-    _check_affine(x, gamma, beta, (channel,), accumulator(x.dtype))
+    wide = np.promote_types(accumulator(x.dtype), scale.dtype)
+    _check_affine(x, gamma, beta, (channel,), wide)
     for name, each in (("mean", mean), ("scale", scale)):
         check_shape(name, each, (x.shape[channel],))
     reduced = tuple(a for a in range(x.ndim) if a != channel)
     rows = to_rows(x, reduced)
     return reduced, _round(_round(rows - column(mean), x) / column(scale), x)
-
-
-def _check_dy(dy: Array, x_hat: Array, shape: tuple[int, ...]) -> None:
-    namespace(dy=dy, x=x_hat)
-    check_shape("dy", dy, shape)
-    if dy.dtype != x_hat.dtype:
-        raise TypeError(f"dy must have the dtype of x, {x_hat.dtype}, got {dy.dtype}")

@@ -1,4 +1,4 @@
-"""The command line: `lpnorm reproduce`."""
+"""Measure the claims of "Norm matters" (Hoffer et al. 2018) on your own machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import shlex
 import shutil
 import sys
+import tempfile
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +36,7 @@ def reproduce(options: argparse.Namespace, command: str) -> int:
 
     if options.list:
         for name, claim in experiments.CLAIMS.items():
-            print(f"{name:18} {claim.says}")
+            print(f"{name:20} {claim.says}")
         return 0
     names = options.claims or list(experiments.CLAIMS)
     unknown = [name for name in names if name not in experiments.CLAIMS]
@@ -58,9 +60,15 @@ def reproduce(options: argparse.Namespace, command: str) -> int:
         )
     start, results = time.perf_counter(), {}
     try:
+        options.out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=options.out):  # can one write there?
+            pass
         for name in dict.fromkeys(names):
             print(f"{name}: {experiments.CLAIMS[name].says}", file=sys.stderr)
             results[name] = experiments.reproduce(experiments.CLAIMS[name], settings, command)
+    except OSError as error:
+        print(f"lpnorm: cannot write to --out {options.out}: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(
             f"\nlpnorm: interrupted; what is finished is kept in {options.out}, "
@@ -68,10 +76,14 @@ def reproduce(options: argparse.Namespace, command: str) -> int:
             file=sys.stderr,
         )
         return 130
-    print(experiments.table(results, shutil.get_terminal_size((100, 24)).columns))
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # for an ASCII terminal
+    width = shutil.get_terminal_size((100, 24)).columns
+    print(experiments.table(results, width))
+    counts = {"claim": len(results), "seed": settings.seeds, "epoch": settings.epochs}
+    print(textwrap.fill(experiments.LEGEND, width))
     print(
-        f"{len(results)} claims, {settings.seeds} seeds, {settings.epochs} epochs, "
-        f"{time.perf_counter() - start:.0f} s; figures and pictures in {options.out}{os.sep}"
+        ", ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in counts.items())
+        + f", {time.perf_counter() - start:.0f} s; figures and pictures in {options.out}{os.sep}"
     )
     return 0
 

@@ -20,6 +20,7 @@ from lpnorm.arrays import (
     Array,
     check_count,
     check_number,
+    check_shape,
     is_array,
     library_of,
     to_device,
@@ -65,15 +66,12 @@ class SGD:
         decoupled: bool = False,
         step_scale: Callable[[Any], Any] | None = None,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "nesterov": nesterov,
-            "weight_decay": weight_decay,
-            "decoupled": decoupled,
-            "step_scale": step_scale,
-        }
+        defaults: dict[str, Any] = {"lr": lr, "momentum": momentum, "dampening": dampening}
+        defaults |= {"nesterov": nesterov, "weight_decay": weight_decay}
+        defaults |= {"decoupled": decoupled, "step_scale": step_scale}
+        if not isinstance(parameters, (list, tuple)):
+            kind = type(parameters).__name__
+            raise TypeError(f"parameters must be a list of nn.Parameter or of groups, got {kind}")
         given = list(parameters)
         if not given:
             raise ValueError("parameters must not be empty")
@@ -121,16 +119,18 @@ class SGD:
         """(lr, lr * weight_decay) that the next step will use for a parameter."""
         for group in self.groups:
             if any(parameter is p for p in group["params"]):
-                lr = group["lr"] * self.lr_factor
+                lr = float(group["lr"] * self.lr_factor)
                 return lr, lr * group["weight_decay"]
         raise ValueError(f"parameter {parameter.name!r} is not in this optimizer")
 
     def _update(self, parameter: Any, group: dict[str, Any]) -> None:
         w, u = parameter.data, parameter.grad
-        lr, momentum = group["lr"] * self.lr_factor, group["momentum"]
+        lr, momentum = float(group["lr"] * self.lr_factor), group["momentum"]
         decay = group["weight_decay"]
         if u.shape != w.shape:
             raise ValueError(f"{parameter.name}: the gradient has shape {u.shape}, not {w.shape}")
+        if u.dtype != w.dtype:
+            raise TypeError(f"{parameter.name}: the gradient has dtype {u.dtype}, not {w.dtype}")
         scale: Any = 1.0
         if group["step_scale"] is not None:
             if hasattr(group["step_scale"], "t"):
@@ -142,7 +142,7 @@ class SGD:
             u = u + decay * w
         if momentum:
             b = self.buffers.get(id(parameter))
-            b = u if b is None else momentum * b + (1 - group["dampening"]) * u
+            b = u.copy() if b is None else momentum * b + (1 - group["dampening"]) * u
             self.buffers[id(parameter)] = b
             u = u + momentum * b if group["nesterov"] else b
         if group["decoupled"]:
@@ -152,9 +152,12 @@ class SGD:
 
 def _for_channels(factor: Any, like: Array) -> Any:
     """A factor (channels,) made to broadcast along the first axis of `like`."""
-    if is_array(factor) and factor.ndim == 1:
-        factor = factor.reshape((-1,) + (1,) * (like.ndim - 1))
-    return factor.astype(like.dtype, copy=False) if is_array(factor) else float(factor)
+    if not is_array(factor):
+        return check_number("the factor from step_scale", factor, -math.inf)
+    if factor.ndim == 1:
+        check_shape("the factor from step_scale", factor, like.shape[:1])
+        return _along(factor, like, 0)
+    return factor.astype(like.dtype, copy=False)
 
 
 def _checked_group(group: Any, defaults: dict[str, Any]) -> dict[str, Any]:

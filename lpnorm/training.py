@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -102,7 +103,7 @@ def train(
 
     # what overflows is reported as a divergence, once, with its layer
     with (
-        _bar(epochs * steps, start * steps, progress) as bar,
+        progress_bar(epochs * steps, start * steps, "step", progress) as bar,
         np.errstate(over="ignore", invalid="ignore"),
     ):
         for epoch in epochs_left:
@@ -323,14 +324,20 @@ def _finite(x: Array) -> bool:
     return bool(library_of(x).isfinite(x).all())
 
 
-def _bar(steps: int, done: int, progress: bool) -> Any:
+def progress_bar(total: int, done: int, unit: str, progress: bool) -> Any:
+    """A tqdm bar on the standard error; in a log (no terminal) a line every ten seconds."""
     from tqdm.auto import tqdm
 
-    return tqdm(
-        total=steps,
-        initial=done,
-        unit="step",
-        disable=not progress,
-        file=sys.stderr,
-        mininterval=0.5,
-    )
+    log = not sys.stderr.isatty()
+    settings: dict[str, Any] = {"mininterval": 10.0, "file": _Lines()} if log else {}
+    return tqdm(total=total, initial=done, unit=unit, disable=not progress, **settings)
+
+
+class _Lines(io.TextIOBase):
+    """The standard error with a new line wherever a terminal would go back to the line's start."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text.replace("\r", "\n"))
+
+    def flush(self) -> None:
+        sys.stderr.flush()

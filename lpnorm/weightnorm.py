@@ -6,6 +6,8 @@
 
 ||.||_p is here the plain norm, a sum without 1/n and without a Gaussian constant. It is n^(1/p)
 times the statistic of `lpnorm.norms`, and its gradient n^(1/p) h / m; nothing is computed twice.
+Unlike batch norm's L2, a weight's is computed after division by its maximum, and products are
+taken in the accumulator's dtype: small float16 weights are ordinary ones.
 
 Sources: Salimans & Kingma 2016 (weight norm); Hoffer et al. 2018, section 5 (bounded, and any p).
 """
@@ -20,6 +22,7 @@ from lpnorm.arrays import (
     Array,
     accumulator,
     check_axes,
+    check_gradient,
     check_number,
     check_shape,
     column,
@@ -28,7 +31,7 @@ from lpnorm.arrays import (
     to_rows,
     total,
 )
-from lpnorm.norms import Norm, Range, TopK, as_norm
+from lpnorm.norms import L1, L2, Lp, Norm, Range, TopK, as_norm
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def bounded_weight_norm_backward(dw: Array, cache: Cache) -> Array:
 def _check(v: Array, p: Any, axis: int) -> tuple[Norm, tuple[int, ...]]:
     """The norm and the reduced axes."""
     norm = as_norm(p)
+    norm = Lp(2.0) if isinstance(norm, L2) else norm  # scaled by the maximum
     if isinstance(norm, Range) or (isinstance(norm, TopK) and norm.k > 1):
         raise ValueError(f"p of a weight norm must be a real number >= 1 or math.inf, got {p!r}")
     if v.ndim < 2:
@@ -132,7 +136,7 @@ def _check(v: Array, p: Any, axis: int) -> tuple[Norm, tuple[int, ...]]:
 
 def _sizes(v: Array, norm: Norm) -> tuple[Array, float]:
     """||v_i||_p of each row, (N, n) -> (N, 1), and n^(1/p)."""
-    p = getattr(norm, "p", {"L1": 1.0, "L2": 2.0}.get(type(norm).__name__, math.inf))
+    p = norm.p if isinstance(norm, Lp) else 1.0 if isinstance(norm, L1) else math.inf
     root = float(v.shape[1]) ** (1 / p)
     return norm.statistic(v, accumulator(v.dtype)) * root, root
 
@@ -152,13 +156,10 @@ def _scaled(
 def _backward(dw: Array, cache: Cache) -> tuple[Array, Array]:
     """dv, and <dw, v> / ||v|| of each channel, (N, 1)."""
     v, size = cache.v, cache.size
-    namespace(dw=dw, v=v)
-    check_shape("dw", dw, cache.shape)
-    if dw.dtype != v.dtype:
-        raise TypeError(f"dw must have the dtype of v, {v.dtype}, got {dw.dtype}")
+    check_gradient("dw", dw, v, cache.shape)
     dw = to_rows(dw, cache.reduced)
     h, m = cache.norm.direction(v, size / cache.root, size.dtype)
-    along = total(dw * v, size.dtype) / size
+    along = total(dw.astype(size.dtype, copy=False) * v, size.dtype) / size
     turned = dw - along * (cache.root / m) * h
     dv = (turned * (cache.factor / size)).astype(v.dtype, copy=False)
     return from_rows(dv, cache.shape, cache.reduced), along

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lpnorm
-from lpnorm import Range, TopK, nn
+from lpnorm import Range, TopK, decay, nn
 from lpnorm.decay import SGD, StepSchedule
 from lpnorm.verify import oracle
 
@@ -83,6 +83,27 @@ def test_step_schedule():
     )
 
 
+def test_the_gradient_array_is_not_kept():
+    """torch's semantics too: the buffer is its own, so grad may be refilled in place."""
+    parameter, grad = nn.Parameter(np.zeros(1), "w"), np.ones(1)
+    sgd = SGD([parameter], 1.0, momentum=0.9)
+    for value, want in ((1.0, -1.0), (2.0, -1.0 - 2.9), (0.0, -3.9 - 0.9 * 2.9)):
+        grad[...] = value
+        parameter.grad = grad
+        sgd.step()
+        assert parameter.data[0] == pytest.approx(want, rel=1e-14)
+
+
+def test_a_float64_schedule_leaves_float32_weights_float32():
+    parameter = nn.Parameter(np.ones(2, "float32"), "w")
+    sgd = SGD([parameter], 0.1, weight_decay=0.5, decoupled=True)
+    sgd.lr_factor = np.float64(0.5)
+    parameter.grad = np.ones(2, "float32")
+    sgd.step()
+    assert parameter.data.dtype == np.float32
+    np.testing.assert_allclose(parameter.data, (1 - 0.05 * 0.5) - 0.05, rtol=1e-6)
+
+
 def test_decoupled_decay_shrinks_by_lr_times_decay_and_is_not_in_the_momentum():
     parameter = nn.Parameter(np.array([1.0]), "w")
     sgd = SGD([parameter], lr=0.1, momentum=0.9, weight_decay=0.5, decoupled=True)
@@ -92,7 +113,7 @@ def test_decoupled_decay_shrinks_by_lr_times_decay_and_is_not_in_the_momentum():
     assert parameter.data[0] == pytest.approx(0.95**3, rel=1e-15)
 
 
-# --- scale-invariant weights (section 1 of the paper) ---------------------------------------------
+# --- scale-invariant weights (section 1 of the paper) ----------
 
 
 def loss_gradient(w, x, labels, p):
@@ -128,15 +149,15 @@ def test_equations_one_and_two(p, seed, k):
 @pytest.mark.parametrize(
     "mode", [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}], ids=str
 )
-@pytest.mark.parametrize("decay", [0.0, 0.125])
-def test_bit_law_of_norm_decay_and_learning_rate(p, mode, decay):
+@pytest.mark.parametrize("weight_decay", [0.0, 0.125])
+def test_bit_law_of_norm_decay_and_learning_rate(p, mode, weight_decay):
     """w -> a w with lr -> a^2 lr and decay -> decay / a^2: exactly a w_t, for a = 2^k."""
     rng = np.random.default_rng(5)
     x, w, labels = rng.standard_normal((16, 5)), rng.standard_normal((3, 5)), rng.integers(0, 3, 16)
     ends = []
     for a in (1.0, 8.0):
         parameter = nn.Parameter(a * w, "w")
-        sgd = SGD([parameter], lr=0.3 * a * a, weight_decay=decay / (a * a), **mode)
+        sgd = SGD([parameter], lr=0.3 * a * a, weight_decay=weight_decay / (a * a), **mode)
         for _ in range(20):
             parameter.grad = loss_gradient(parameter.data, x, labels, p)[1]
             sgd.step()
@@ -156,3 +177,200 @@ def test_norm_grows_by_the_squared_step(p):
     sgd.step()
     grown = (parameter.data**2).sum(axis=1)
     np.testing.assert_allclose(grown, (w**2).sum(axis=1) + 0.25 * (grad**2).sum(axis=1), rtol=1e-13)
+
+
+# --- norm, decay and learning rate are one knob (section 2 of the paper) ----------
+
+
+def test_schedules_by_their_formulas():
+    cosine = decay.CosineSchedule(10, floor=0.1)
+    for t in range(15):
+        want = 0.1 + 0.9 * (1 + math.cos(math.pi * min(t, 10) / 10)) / 2
+        assert cosine(t) == pytest.approx(want, rel=1e-14)
+    warm = decay.Warmup(4, StepSchedule([6], 0.5))
+    assert [warm(t) for t in range(8)] == [0.25, 0.5, 0.75, 1, 1, 1, 0.5, 0.5]
+    assert [decay.Warmup(2)(t) for t in range(3)] == [0.5, 1, 1]
+    growing = decay.GrowingSchedule(0.1, 0.5)
+    assert [growing(t) for t in range(3)] == pytest.approx([0.95**-1, 0.95**-3, 0.95**-5])
+
+
+def test_channel_norms_and_clipping(xp):
+    w = normal(0, (3, 4, 2))
+    for axis in (0, 1, -1):
+        rest = tuple(a for a in range(3) if a != axis % 3)
+        want = np.sqrt((w**2).sum(axis=rest))
+        np.testing.assert_allclose(xp.numpy(decay.channel_norms(xp(w), axis)), want, rtol=1e-14)
+    parameters = [
+        nn.Parameter(xp(w), "w"),
+        nn.Parameter(xp(w[0]), "v"),
+        nn.Parameter(xp(w), "none"),
+    ]
+    parameters[0].grad, parameters[1].grad = xp(3 * w), xp(w[0])
+    norm = math.sqrt(9 * (w**2).sum() + (w[0] ** 2).sum())
+    assert decay.clip_gradient_norm(parameters, 1e6) == pytest.approx(norm, rel=1e-14)
+    np.testing.assert_array_equal(xp.numpy(parameters[0].grad), 3 * w)
+    assert decay.clip_gradient_norm(parameters, 0.5) == pytest.approx(norm, rel=1e-14)
+    np.testing.assert_allclose(xp.numpy(parameters[0].grad), 3 * w * (0.5 / norm), rtol=1e-13)
+    assert decay.clip_gradient_norm(parameters, 1.0) == pytest.approx(0.5, rel=1e-13)
+    parameters[1].grad = xp(np.full((4, 2), np.inf))
+    assert decay.clip_gradient_norm(parameters, 0.1) == math.inf
+    assert np.isinf(xp.numpy(parameters[1].grad)).all()
+
+
+def normed(xp, seed=0):
+    """A scale-invariant layer and one that is not, on the library under test, in float64."""
+    model = nn.Sequential(nn.Linear(5, 3, bias=False, rng=seed), nn.BatchNorm(3, eps=0.0))
+    model.sequence.append(nn.Linear(3, 2, rng=seed + 1))
+    return model.to("cpu" if xp.module is np else "gpu", "float64")
+
+
+def test_a_trace_records_norms_and_rates_and_survives_a_file(xp, tmp_path):
+    model = normed(xp)
+    invariant = nn.scale_invariant(model)
+    sgd = SGD(model.parameters(), 0.5, weight_decay=0.1)
+    trace = decay.NormTrace(invariant, sgd)
+    w = xp.numpy(model[0].weight.data).copy()
+    for factor in (1.0, 0.1):
+        sgd.lr_factor = factor
+        trace.record()
+        model[0].weight.data = 2 * model[0].weight.data
+    norms = np.sqrt((w**2).sum(axis=1))
+    np.testing.assert_allclose(trace.norms["0.weight"], [norms, 2 * norms], rtol=1e-14)
+    np.testing.assert_allclose(trace.rates["0.weight"], [0.5, 0.05])
+    np.testing.assert_allclose(trace.decays["0.weight"], [0.05, 0.005])
+    sizes = trace.step_sizes("0.weight")
+    np.testing.assert_allclose(sizes, [0.5 / norms**2, 0.05 / (2 * norms) ** 2], rtol=1e-14)
+    trace.save(tmp_path / "trace.npz")
+    again = decay.NormTrace.load(tmp_path / "trace.npz")
+    np.testing.assert_array_equal(again.step_sizes("0.weight"), sizes)
+    assert list(again.norms) == ["0.weight"]
+
+
+def test_the_correction_is_the_ratio_of_squared_norms(xp):
+    model = normed(xp)
+    invariant = nn.scale_invariant(model)
+    weight = model[0].weight
+    sgd = SGD(model.parameters(), 0.5, weight_decay=0.1)
+    trace = decay.NormTrace(invariant, sgd)
+    trace.record()
+    weight.data = weight.data * xp(np.array([[1.0], [2.0], [4.0]]))
+    correction = decay.StepSizeCorrection(trace, invariant)
+    np.testing.assert_allclose(xp.numpy(correction(weight))[:, 0], [1, 4, 16], rtol=1e-14)
+    exact = decay.StepSizeCorrection(trace, invariant, exact=True)
+    np.testing.assert_allclose(xp.numpy(exact(weight))[:, 0], np.array([1, 4, 16]) / 0.95)
+    assert correction(model[2].weight) == 1.0
+    correction.t = 1
+    with pytest.raises(ValueError, match="trace has 1 records"):
+        correction(weight)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_correction_on_the_step_or_on_the_gradient(momentum):
+    """Without momentum the same; with it the buffer holds corrected or plain gradients."""
+    ends = {}
+    for on in ("step", "gradient"):
+        model = normed_numpy()
+        invariant = nn.scale_invariant(model)
+        sgd = SGD([model[0].weight], 0.1, momentum, step_scale=None)
+        trace = decay.NormTrace(invariant, sgd)
+        for t in range(3):
+            trace.norms["0.weight"].append(np.array([1.0, 2.0, 3.0]) * (t + 1))
+            trace.decays["0.weight"].append(0.0)
+        correction = decay.StepSizeCorrection(trace, invariant, on=on)
+        sgd.groups[0]["step_scale"] = correction
+        w, buffer = model[0].weight.data, 0.0
+        for t in range(3):
+            g = normal(t, (3, 5))
+            factor = ((w**2).sum(axis=1) / trace.norms["0.weight"][t] ** 2)[:, None]
+            buffer = momentum * buffer + (g * factor if on == "gradient" else g)
+            w = w - 0.1 * (buffer * factor if on == "step" else buffer)
+            model[0].weight.grad = g
+            sgd.step()
+        np.testing.assert_allclose(model[0].weight.data, w, rtol=1e-12)
+        ends[on] = w
+    assert (np.abs(ends["step"] - ends["gradient"]).max() > 1e-6) == (momentum > 0)
+
+
+def normed_numpy():
+    model = nn.Sequential(nn.Linear(5, 3, bias=False), nn.BatchNorm(3, eps=0.0))
+    return model.to(dtype="float64")
+
+
+def test_norm_schedule_imposes_the_norm_and_keeps_the_direction(xp):
+    model = normed(xp)
+    invariant = nn.scale_invariant(model)
+    weight = model[0].weight
+    w = xp.numpy(weight.data).copy()
+    decay.NormSchedule(invariant, {"0.weight": np.array([1.0, 2.0, 3.0])}).apply(7, factor=2.0)
+    new = xp.numpy(weight.data)
+    np.testing.assert_allclose(np.sqrt((new**2).sum(axis=1)), [2, 4, 6], rtol=1e-14)
+    np.testing.assert_allclose(
+        new / np.sqrt((new**2).sum(axis=1, keepdims=True)),
+        w / np.sqrt((w**2).sum(axis=1, keepdims=True)),
+        rtol=1e-13,
+    )
+    trace = decay.NormTrace(invariant, SGD(model.parameters(), 0.1))
+    trace.norms["0.weight"] += [np.full(3, 5.0), np.full(3, 7.0)]
+    for t, norm in ((0, 5), (1, 7), (9, 7)):
+        decay.NormSchedule(invariant, trace).apply(t)
+        np.testing.assert_allclose(xp.numpy(decay.channel_norms(weight.data)), norm, rtol=1e-14)
+
+
+def test_a_norm_times_root_ten_is_a_tenth_of_the_learning_rate():
+    """Section 2: the direction after a step is the same."""
+    rng = np.random.default_rng(8)
+    x, w, labels = rng.standard_normal((16, 5)), rng.standard_normal((3, 5)), rng.integers(0, 3, 16)
+    ends = []
+    for scale, lr in ((1.0, 0.03), (math.sqrt(10), 0.3)):
+        parameter = nn.Parameter(scale * w, "w")
+        parameter.grad = loss_gradient(parameter.data, x, labels, 2)[1]
+        SGD([parameter], lr).step()
+        ends.append(parameter.data / np.sqrt((parameter.data**2).sum(axis=1, keepdims=True)))
+    np.testing.assert_allclose(ends[0], ends[1], rtol=1e-13)
+
+
+def test_what_is_not_scale_invariant_is_refused_by_name():
+    model = normed_numpy()
+    model.sequence.append(nn.Linear(3, 2, dtype="float64"))
+    invariant = nn.scale_invariant(model)
+    sgd = SGD(model.parameters(), 0.1)
+    trace = decay.NormTrace(invariant, sgd)
+    felt = (model[2].weight, 0)
+    for call in (
+        lambda: decay.NormTrace([felt], sgd),
+        lambda: decay.StepSizeCorrection(trace, [*invariant, felt]),
+        lambda: decay.NormSchedule([felt], {"2.weight": np.ones(2)}),
+    ):
+        with pytest.raises(ValueError, match=r"'2\.weight' is not scale-invariant"):
+            call()
+    with pytest.raises(ValueError, match=r"'0\.weight' is not in the target"):
+        decay.NormSchedule(invariant, {"other": np.ones(3)})
+    with pytest.raises(TypeError, match="scale_invariant"):
+        decay.StepSizeCorrection(trace, model.parameters())
+    with pytest.raises(ValueError, match="on must be"):
+        decay.StepSizeCorrection(trace, invariant, on="both")
+    with pytest.raises(ValueError, match=r"lr \* weight_decay"):
+        decay.GrowingSchedule(1.0, 1.0)
+    with pytest.raises(ValueError, match="'w' is not in this optimizer"):
+        sgd.rate(nn.Parameter(np.ones(2), "w"))
+
+
+def test_the_optimizers_state_goes_on_with_the_same_bits(xp):
+    def run(steps, interrupted):
+        parameter = nn.Parameter(xp(normal(0, (3, 4))), "w")
+        sgd = SGD([parameter], 0.1, momentum=0.9, weight_decay=0.01, nesterov=True)
+        for t in range(steps):
+            if t == interrupted:
+                state, data = sgd.state(), parameter.data
+                parameter = nn.Parameter(data, "w")
+                sgd = SGD([parameter], 0.1, momentum=0.9, weight_decay=0.01, nesterov=True)
+                sgd.load_state(state, t)
+            parameter.grad = xp(gradient(xp.numpy(parameter.data), t))
+            sgd.step()
+        assert sgd.t == steps
+        return xp.numpy(parameter.data)
+
+    np.testing.assert_array_equal(run(7, interrupted=4), run(7, interrupted=None))
+    sgd = SGD([nn.Parameter(xp(np.ones(2)), "w")], 0.1, momentum=0.9)
+    with pytest.raises(ValueError, match="'v'"):
+        sgd.load_state({"v": xp(np.ones(2))}, 1)

@@ -27,6 +27,15 @@ def backward(dy):
     return lambda: lpnorm.batch_norm_backward(dy, lpnorm.batch_norm(X + np.arange(3), G, G)[1])
 
 
+def stepped(grad=None, step_scale=None):
+    def call():
+        one = parameter()
+        one.grad = np.ones(1) if grad is None else grad
+        SGD([one], lr=0.1, step_scale=step_scale).step()
+
+    return call
+
+
 BAD_CALLS = [  # call, exception, words its message must contain
     # p
     (norm(p=0.5), ValueError, "p must"),
@@ -37,6 +46,7 @@ BAD_CALLS = [  # call, exception, words its message must contain
     (norm(p=True), TypeError, "p must"),
     (norm(p=2j), TypeError, "p must"),
     (norm(p=TopK), TypeError, "p must"),
+    (norm(p=10**400), ValueError, "p must"),
     (norm(p=TopK(5)), ValueError, "TopK(5)", "4"),
     (lambda: TopK(0), ValueError, "TopK", "at least 1"),
     (lambda: TopK(2.5), TypeError, "TopK", "integer"),
@@ -76,6 +86,7 @@ BAD_CALLS = [  # call, exception, words its message must contain
     (norm(eps="small"), TypeError, "eps", "small"),
     (norm(constant="Paper"), ValueError, "constant", "Paper"),
     (norm(constant=1.0), ValueError, "constant", "1.0"),
+    (norm(constant=np.array(["paper", "exact"])), ValueError, "constant"),
     (norm(accumulate="float32"), ValueError, "accumulate", "float64", "float32"),
     (norm(accumulate="int64"), TypeError, "accumulate", "int64"),
     (norm(accumulate="nothing"), TypeError, "accumulate", "nothing"),
@@ -84,6 +95,7 @@ BAD_CALLS = [  # call, exception, words its message must contain
     # inference
     (lambda: lpnorm.batch_norm_inference(X, G, G, G, None), TypeError, "mean and scale"),
     (lambda: lpnorm.batch_norm_inference(X, G, G, G, np.ones(2)), ValueError, "scale", "(3,)"),
+    (lambda: lpnorm.batch_norm_inference(X[:0], G, G, G, G), ValueError, "x must", "empty"),
     # weight norm
     (lambda: lpnorm.weight_norm(X, np.ones(4)), ValueError, "v has norm 0", "0, 1, 2, 3"),
     (lambda: lpnorm.weight_norm(X + 1, np.ones(3)), ValueError, "g must", "(4,)", "(3,)"),
@@ -105,6 +117,11 @@ BAD_CALLS = [  # call, exception, words its message must contain
     (lambda: SGD([parameter()], lr=0.1, step_scale=2.0), TypeError, "step_scale"),
     (lambda: SGD([parameter()] * 2, lr=0.1), ValueError, "parameters", "twice"),
     (lambda: SGD([{"params": [parameter()], "rate": 1}], lr=0.1), ValueError, "'rate'"),
+    (lambda: SGD(parameter(), lr=0.1), TypeError, "parameters must be a list", "Parameter"),
+    (stepped(grad=np.ones(2)), ValueError, "w:", "(2,)", "(1,)"),
+    (stepped(grad=np.ones(1, "float32")), TypeError, "w:", "float32", "float64"),
+    (stepped(step_scale=lambda p: None), TypeError, "step_scale", "None"),
+    (stepped(step_scale=lambda p: np.ones(3)), ValueError, "step_scale", "(3,)", "(1,)"),
     (lambda: StepSchedule([3, 2]), ValueError, "milestones", "[3, 2]"),
     # the engine
     (lambda: nn.Linear(0, 3), ValueError, "inputs", "0"),
@@ -115,6 +132,8 @@ BAD_CALLS = [  # call, exception, words its message must contain
     (lambda: nn.Conv2d(1, 2, stride=0), ValueError, "stride", "0"),
     (lambda: nn.Conv2d(1, 2)(np.zeros((1, 1, 2, 2), "float32")), ValueError, "kernel", "(3, 3)"),
     (lambda: nn.MaxPool2d(2, padding=2), ValueError, "padding", "2"),
+    (lambda: nn.BatchNorm(3, constant="foo"), ValueError, "constant", "foo"),
+    (lambda: nn.BatchNorm(3, axis="x"), TypeError, "axis", "x"),
     (lambda: nn.BatchNorm(3, momentum=1.5), ValueError, "momentum", "1.5"),
     (lambda: nn.BatchNorm(4)(X.astype("float32")), ValueError, "BatchNorm", "4", "(4, 3)"),
     (lambda: nn.Sequential(nn.ReLU(), max), TypeError, "Sequential", "argument 1"),

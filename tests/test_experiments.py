@@ -14,7 +14,17 @@ import pytest
 
 import lpnorm
 from lpnorm import cli, experiments
-from lpnorm.experiments import constant, norms, report, runs, scale_invariance
+from lpnorm.experiments import (
+    bounded_weight_norm,
+    constant,
+    equilibrium,
+    exact_step,
+    norms,
+    report,
+    runs,
+    scale_invariance,
+    weight_decay,
+)
 from lpnorm.experiments.runs import Run, difference, final_accuracy, norm_named, train_all
 
 TINY = Run(epochs=1, width=2, batch=256)
@@ -53,21 +63,46 @@ def test_finished_runs_are_not_trained_again(tmp_path, monkeypatch):
 
 def test_the_constants_factor_is_the_factor():
     """¼C divides by a quarter: x_hat four times as large."""
-    layers = [runs._normalization(Run(norm="1", factor=factor))(3) for factor in (1.0, 0.25)]
+    layers = [Run(norm="1", factor=factor)._normalization()(3) for factor in (1.0, 0.25)]
     x = np.random.default_rng(0).standard_normal((16, 3)).astype("float32") * 100
     plain, quarter = (layer(x)[0] for layer in layers)
     np.testing.assert_allclose(quarter, 4 * plain, rtol=1e-5)
 
 
+def test_a_run_lowers_its_learning_rate_twice(tmp_path):
+    history = replace(TINY, epochs=4).train(tmp_path / "run.npz")
+    sizes, norms_ = (np.array(history[key]["0.weight"]) for key in ("step_sizes", "norms"))
+    rates = sizes * norms_**2
+    np.testing.assert_allclose([rate[0] for rate in rates], [0.1, 0.1, 0.01, 0.001], rtol=1e-9)
+
+
+def test_a_factor_needs_a_constant():
+    with pytest.raises(ValueError, match="factor"):
+        Run(norm="2", factor=0.25)._normalization()
+
+
+def test_an_output_folder_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    given = ["reproduce", "scale-invariance", "--seeds", "1", "--out", str(tmp_path / "file" / "x")]
+    assert cli.main(given) == 2
+    assert "cannot write to --out" in capsys.readouterr().err
+
+
 def test_differences_and_verdicts():
-    mean, half = difference([3.0, 4.0, 5.0], [1.0, 3.0, 2.0])
-    assert mean == pytest.approx(2) and half == pytest.approx(4.30 / math.sqrt(3), rel=1e-3)
-    assert difference([1.0], [0.0])[1] == math.inf
-    assert [report.compare(*d) for d in ((1, 0.5), (-1, 0.5), (1, 2))] == [
-        "yes",
-        "no",
-        "within noise",
-    ]
+    found = difference([3.0, 4.0, 5.0], [1.0, 3.0, 2.0])
+    assert found["mean"] == pytest.approx(2)
+    assert found["half_95"] == pytest.approx(4.30 / math.sqrt(3), rel=1e-3)
+    assert difference([1.0], [0.0])["half_95"] == math.inf
+    verdicts = {
+        (1.0, 0.5): ("yes", "no", "yes"),
+        (-1.0, 0.4): ("no", "yes", "no"),
+        (1.0, 2.0): ("within noise", "within noise", "within noise"),
+        (0.1, 0.5): ("within noise", "within noise", "yes"),
+    }
+    for (mean, half), want in verdicts.items():
+        apart = {"mean": mean, "half_95": half}
+        judges = (report.compare, report.worse, report.as_well_as)
+        assert tuple(judge(apart) for judge in judges) == want, apart
     assert final_accuracy({"diverged": {"step": 3}, "test_accuracy": []}) == 10.0
     assert final_accuracy({"diverged": None, "test_accuracy": [0, 0.5, 0.7, 0.9]}) == (
         pytest.approx(70)
@@ -87,6 +122,8 @@ def test_scale_invariance_is_measured():
 def test_the_whole_command(tmp_path, capsys, monkeypatch):
     """Every claim, one seed and one epoch: files, table, and nothing but NaN-free JSON."""
     monkeypatch.setattr(constant, "SIZES", [64, 4096])
+    monkeypatch.setattr(exact_step, "NORMS", ["1", "2", "inf"])
+    monkeypatch.setattr(equilibrium, "STEPS", 100)
     given = ["reproduce", "--seeds", "1", "--epochs", "1", "--out", str(tmp_path), "--no-progress"]
     assert cli.main(given) == 0
     out = capsys.readouterr().out
@@ -103,6 +140,89 @@ def test_the_whole_command(tmp_path, capsys, monkeypatch):
     assert set(json.loads((tmp_path / "norms.json").read_text())["figures"]["arms"]) == set(
         norms.ARMS
     )
+
+
+@pytest.mark.parametrize("norm", exact_step.NORMS)
+def test_the_exact_factor_is_exact(norm):
+    """Float64, no momentum, eps = 0, only the scale-invariant weight decayed; 200 steps."""
+    errors = exact_step.compare_arms(norm, seed=3, device="cpu")
+    assert len(errors["exact"]) == 200
+    assert max(errors["exact"]) < 1e-12
+    assert max(errors["growing"]) < 1e-10
+    # equation (4) alone leaves lr * decay of every step, about lr decay times the angle turned
+    assert 1e-6 < errors["equation (4)"][9] < 1e-2 < errors["no decay"][-1]
+    assert max(errors["equation (4)"]) < 0.2 * max(errors["no decay"])
+
+
+@pytest.mark.parametrize("setting", equilibrium.SETTINGS)
+def test_equilibrium_norm_and_angle_within_three_percent(setting):
+    measured = equilibrium.random_gradients(*setting, seed=1)
+    assert measured["norm"] == pytest.approx(measured["predicted_norm"], rel=0.03)
+    assert measured["angle"] == pytest.approx(measured["predicted_angle"], rel=0.03)
+
+
+def test_the_four_arms_of_weight_decay(tmp_path):
+    """One short study: the corrected and the scheduled arm have the step sizes of decay."""
+    study = weight_decay.Study(epochs=4, weight_decay=0.05, width=4, batch=128)
+    arms = study.train(tmp_path / "study.npz")
+    sizes = {arm: np.array(arms[arm]["step_size"]) for arm in weight_decay.ARMS}
+    np.testing.assert_allclose(sizes["corrected"], sizes["decay"], rtol=1e-12)
+    np.testing.assert_allclose(sizes["norm schedule"], sizes["decay"], rtol=0.02)
+    assert sizes["decay"][-1] > 1.5 * sizes["no decay"][-1]
+    norms = {arm: np.array(arms[arm]["norm"]) for arm in weight_decay.ARMS}
+    assert norms["decay"][-1] < 0.8 * norms["no decay"][-1]
+    # the schedule drops after epochs 2 and 3: norms a factor sqrt(10) and 10 above the record
+    ratio = norms["norm schedule"] / norms["decay"]
+    np.testing.assert_allclose(ratio[[1, 2, 3]], [1, 10**0.5, 10], rtol=0.02)
+    assert not list(tmp_path.glob("*.tmp")) and len(list(tmp_path.glob("study-*.npz"))) == 4
+
+
+@pytest.mark.parametrize("arm", list(bounded_weight_norm.ARMS))
+def test_every_arm_of_bounded_weight_norm_trains(tmp_path, arm):
+    run = replace(TINY, epochs=2, width=8, batch=64, **bounded_weight_norm.ARMS[arm])
+    history = run.train(tmp_path / "run.npz")
+    assert history["diverged"] is None and history["test_accuracy"][-1] > 0.3
+    assert history["loss"][-1] < history["loss"][0]
+
+
+def test_only_the_last_layer_is_decayed():
+    model = TINY.model()
+    groups = runs.last_layer_decayed(model, 0.5)
+    names = {p.name: group.get("weight_decay", 0) for group in groups for p in group["params"]}
+    last = len(model) - 1
+    assert {n for n, decay in names.items() if decay} == {f"{last}.weight", f"{last}.bias"}
+    assert len(names) == len(model.parameters())
+
+
+def test_a_killed_reproduce_goes_on_and_a_second_call_trains_nothing(tmp_path):
+    command = [sys.executable, "-m", "lpnorm.cli", "reproduce", "norms", "--out", str(tmp_path)]
+    command += ["--seeds", "1", "--epochs", "3", "--jobs", "2", "--no-progress"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "runs").glob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*.json")}
+    assert kept and not (tmp_path / "norms.json").exists()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+    assert len(finished) == len(norms.ARMS)  # one file each, and no checkpoint left
+    assert all(finished[path] == when for path, when in kept.items())
+    figures = json.loads((tmp_path / "norms.json").read_text())["figures"]
+    assert subprocess.run(command, capture_output=True, timeout=120).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == finished
+    assert json.loads((tmp_path / "norms.json").read_text())["figures"] == figures
+
+
+def test_a_log_and_an_ascii_terminal_can_be_read(tmp_path):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "60"}
+    command = ["-m", "lpnorm.cli", "reproduce", "constant", "--seeds", "1", "--epochs", "1"]
+    done = run(*command, "--out", str(tmp_path), env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "\r" not in done.stderr and "run" in done.stderr
+    assert max(len(line) for line in done.stdout.splitlines()[:-1]) <= 60
 
 
 def test_list_help_and_bad_calls(capsys):

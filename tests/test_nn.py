@@ -13,6 +13,7 @@ from draws import NORMS, directional, normal, seeds, with_gaps
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lpnorm
 from lpnorm import models, nn
 from lpnorm.verify import oracle
 
@@ -664,6 +665,21 @@ def test_running_statistics_follow_the_recursion(xp, p, momentum):
         layer(xp(x))
     assert_close(xp.numpy(layer.running_mean), mean)
     assert_close(xp.numpy(layer.running_scale), scale)
+
+
+def test_batch_norm_passes_its_arguments_on(xp):
+    """constant and accumulate reach the function."""
+    x = xp(normal(0, (16, 3)), "float32")
+    paper, exact = (
+        on(xp, nn.BatchNorm(3, p=math.inf, constant=c), "float32") for c in ("paper", "exact")
+    )
+    ratio = xp.numpy(paper(x)[0]) / xp.numpy(exact(x)[0])
+    n = 16
+    want = lpnorm.gaussian_constant(math.inf, n, "exact") / lpnorm.gaussian_constant(math.inf, n)
+    assert np.allclose(ratio, want, rtol=1e-3)
+    wide = on(xp, nn.BatchNorm(1, p=1, accumulate="float64"), "float32")
+    wide(xp(np.full((4096, 1), 0.1), "float32"))
+    assert float(wide.running_mean[0]) == pytest.approx(0.1 * float(np.float32(0.1)), rel=1e-15)
 
 
 def test_evaluation_uses_the_running_statistics_and_leaves_them(xp):

@@ -157,6 +157,30 @@ def test_float16_stays_float16_and_close(xp, p):
     np.testing.assert_allclose(xp.numpy(dg), want_dg, rtol=0, atol=tol * 32)
 
 
+@pytest.mark.parametrize("size", [1e-4, 300.0])
+def test_small_and_large_float16_weights_are_ordinary_ones(xp, size):
+    """Squares of 1e-4 underflow float16 and those of 300 overflow; dw * v of 1e-7 does too."""
+    v = (normal(0, (4, 2304)) * size).astype("float16")
+    dw, g = (normal(1, v.shape) * 1e-3).astype("float16"), normal(2, (4,), "float32")
+    w, cache = lpnorm.weight_norm(xp(v), xp(g))
+    dv, dg = lpnorm.weight_norm_backward(xp(dw), cache)
+    assert dg.dtype == np.float32 and w.dtype == dv.dtype == np.float16
+    np.testing.assert_allclose(xp.numpy(w), oracle.weight_norm(v, g), rtol=3e-3, atol=1e-7)
+    want_dv, want_dg = oracle.weight_norm_backward(dw, v, g)
+    np.testing.assert_allclose(xp.numpy(dg), want_dg, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(
+        xp.numpy(dv), want_dv, rtol=3e-3, atol=1e-7 + 1e-3 * np.abs(want_dv).max()
+    )
+    assert lpnorm.bounded_norm(xp(v)) == pytest.approx(oracle.bounded_norm(v), rel=1e-3)
+
+
+def test_one_zero_channel_is_named():
+    v = normal(0, (4, 3))
+    v[2] = 0
+    with pytest.raises(ValueError, match="v has norm 0 in channel 2:"):
+        lpnorm.weight_norm(v, np.ones(4))
+
+
 def test_inputs_unmodified(xp):
     v, g, dw = normal(0, (3, 4)), normal(1, (3,)), normal(2, (3, 4))
     arrays = xp(v), xp(g), xp(dw)

@@ -9,7 +9,7 @@ from lpnorm.experiments import (
     scale_invariance,
     weight_decay,
 )
-from lpnorm.experiments.report import Claim, Options, Result, reproduce, table
+from lpnorm.experiments.report import LEGEND, Claim, Options, Result, reproduce, table
 
 CLAIMS: dict[str, Claim] = {
     module.CLAIM.name: module.CLAIM
@@ -24,4 +24,4 @@ CLAIMS: dict[str, Claim] = {
     )
 }
 
-__all__ = ["CLAIMS", "Claim", "Options", "Result", "reproduce", "table"]
+__all__ = ["CLAIMS", "LEGEND", "Claim", "Options", "Result", "reproduce", "table"]

@@ -15,10 +15,14 @@ from lpnorm.experiments.report import (
     Finding,
     Options,
     Result,
+    accuracy_text,
     compare,
+    difference_text,
     error_dots,
+    summary,
+    worse,
 )
-from lpnorm.experiments.runs import difference, final_accuracy, mean_and_spread, norm_named
+from lpnorm.experiments.runs import difference, final_accuracy, norm_named
 
 FACTORS = {"¼C": 0.25, "C": 1.0, "4C": 4.0}
 ORDERED = ["L∞", "Top-10", "Range"]
@@ -37,15 +41,7 @@ def measure(options: Options) -> Result:
     histories = options.train([run for runs in arms.values() for run in runs])
     finals = {name: [final_accuracy(histories[run]) for run in runs] for name, runs in arms.items()}
     figures: dict[str, Any] = {
-        "arms": {
-            name: {
-                "final_percent": values,
-                "mean": mean_and_spread(values)[0],
-                "spread": mean_and_spread(values)[1],
-                "diverged": [histories[run]["diverged"] for run in arms[name]],
-            }
-            for name, values in finals.items()
-        },
+        "arms": {n: summary([histories[r] for r in runs], finals[n]) for n, runs in arms.items()},
         "sizes": SIZES,
         "deviation": _deviations(),
         "differences": {
@@ -78,35 +74,36 @@ def _deviations() -> dict[str, list[float]]:
 def _findings(figures: dict[str, Any]) -> list[Finding]:
     arms, differences, deviation = figures["arms"], figures["differences"], figures["deviation"]
     at = SIZES.index(4096)
-    reference = f"{arms['L1 C']['mean']:.2f} ± {arms['L1 C']['spread']:.2f} %"
+    reference = f"against {accuracy_text(arms['L1 C'])} %"
     small = f"{arms['L1 ¼C, lr/10']['mean']:.2f}, C {arms['L1 C, lr/10']['mean']:.2f} %"
     findings = [
         Finding(
-            f"L1 with {factor}: error {error} % instead of 33.9 % (ResNet-18, ImageNet)",
-            f"accuracy {arms[f'L1 {factor}']['mean']:.2f} ± {arms[f'L1 {factor}']['spread']:.2f} % "
-            f"against {reference}" + (f"; at lr/10 ¼C {small}" if factor == "¼C" else ""),
-            compare(-differences[f"{factor} - C"][0], differences[f"{factor} - C"][1]),
+            f"L1 with {factor} worse than with C: error {error} against 33.9 % (ResNet-18)",
+            f"{accuracy_text(arms[f'L1 {factor}'])} {reference}; "
+            + difference_text(differences[f"{factor} - C"])
+            + (f"; with a tenth of the learning rate ¼C {small}" if factor == "¼C" else ""),
+            worse(differences[f"{factor} - C"]),
         )
         for factor, error in (("¼C", 36.2), ("4C", 35.4))
-    ] + [
+    ]
+    findings.append(
         Finding(
-            "C makes the deviation of x̂ one for Gaussian x",
+            "the papers' constants make the deviation of x̂ one for Gaussian x",
             "n = 4,096: "
             + "; ".join(
                 f"{n} {deviation[f'{n} paper'][at]:.2f}, exact {deviation[f'{n} exact'][at]:.2f}"
                 for n in ORDERED
             ),
             NO if any(abs(deviation[f"{n} paper"][at] - 1) > 0.05 for n in ORDERED) else YES,
-        ),
-    ]
+        )
+    )
     for n in ORDERED:
-        mean, half = differences[f"{n} exact - paper"]
         findings.append(
             Finding(
-                f"{n}: the exact constant is better than the paper's (not in the paper)",
-                f"{arms[f'{n} exact']['mean']:.2f} against {arms[f'{n} paper']['mean']:.2f} %; "
-                f"difference {mean:+.2f} ± {half:.2f}",
-                compare(mean, half),
+                f"(not in the paper) {n}: the exact constant better than the paper's",
+                f"{accuracy_text(arms[f'{n} exact'])} against {accuracy_text(arms[f'{n} paper'])} "
+                f"%; " + difference_text(differences[f"{n} exact - paper"]),
+                compare(differences[f"{n} exact - paper"]),
             )
         )
     return findings

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lpnorm import __version__
-from lpnorm.experiments.runs import Run, Task, train_all
+from lpnorm.experiments.runs import Run, Task, mean_and_spread, train_all
 from lpnorm.files import atomic
 
 YES, NO, NOISE = "yes", "no", "within noise"
@@ -69,15 +69,53 @@ class Claim:
     draw: Callable[[Any, dict[str, Any]], None]  # (matplotlib figure, figures)
 
 
-def compare(mean: float, half: float) -> str:
+POINT = 0.5  # what counts as "as well as", in points of accuracy
+LEGEND = (
+    "± after an accuracy: standard deviation over the seeds; after a difference (same seeds): half "
+    "its 95 % interval. Better or worse: the interval leaves out 0. As well as: all of it is above "
+    f"-{POINT} points."
+)
+
+
+def compare(difference: dict[str, float]) -> str:
     """Is a difference positive? YES, NO, or NOISE where its 95 % interval holds zero."""
+    mean, half = difference.values()
     return NOISE if abs(mean) <= half else YES if mean > 0 else NO
 
 
-def as_well_as(difference: tuple[float, float], point: float) -> str:
-    """YES if the whole 95 % interval is above -point, NO if all of it is below, else NOISE."""
-    mean, half = difference
-    return YES if mean - half >= -point else NO if mean + half < -point else NOISE
+def worse(difference: dict[str, float]) -> str:
+    """Is a difference negative? The same the other way round."""
+    return compare(difference | {"mean": -difference["mean"]})
+
+
+def as_well_as(difference: dict[str, float]) -> str:
+    """YES if the whole 95 % interval is above -POINT, NO if all of it is below, else NOISE."""
+    mean, half = difference.values()
+    return YES if mean - half >= -POINT else NO if mean + half < -POINT else NOISE
+
+
+def accuracy_text(arm: dict[str, Any]) -> str:
+    """For the table: "98.69 ± 0.62"."""
+    return f"{arm['mean']:.2f} ± {arm['spread']:.2f}"
+
+
+def difference_text(difference: dict[str, float]) -> str:
+    """For the table: "difference -0.07 ± 0.88"."""
+    half = difference["half_95"]
+    return f"difference {difference['mean']:+.2f} ± " + (f"{half:.2f}" if half < math.inf else "?")
+
+
+def summary(histories: Sequence[dict[str, Any]], finals: Sequence[float]) -> dict[str, Any]:
+    """An arm for the JSON file and the pictures: its curves, its final accuracies, their spread."""
+    mean, spread = mean_and_spread(finals)
+    return {
+        "final_percent": list(finals),
+        "mean": mean,
+        "spread": spread,
+        "test_accuracy": [history["test_accuracy"] for history in histories],
+        "loss": [history["loss"] for history in histories],
+        "diverged": [history["diverged"] for history in histories],
+    }
 
 
 def error_curves(axes: Any, arms: dict[str, Any], colors: dict[str, str]) -> None:
@@ -99,6 +137,7 @@ def reproduce(claim: Claim, options: Options, command: str) -> Result:
     record = {
         "claim": claim.name,
         "says": claim.says,
+        "how_to_read": LEGEND,
         "findings": [asdict(finding) for finding in result.findings],
         "configuration": result.configuration,
         "seeds": list(range(options.seeds)),
@@ -183,12 +222,15 @@ def table(results: dict[str, Result], width: int = 100) -> str:
         for name, result in results.items()
         for i, finding in enumerate(result.findings)
     ]
-    text = max(16, (width - 16 - 12 - 13) // 2)
+    claim, shows = (20, 12) if width >= 80 else (11, 7)
+    text = max(12, (width - claim - shows - 13) // 2)
+    utf = (sys.stdout.encoding or "").lower().startswith("utf")
     return tabulate(
         rows,
         headers=["claim", "the paper", "measured here", "shows here?"],
-        tablefmt="simple_grid" if (sys.stdout.encoding or "").lower().startswith("utf") else "grid",
-        maxcolwidths=[16, text, text, 12],
+        tablefmt="simple_grid" if utf else "grid",
+        maxcolwidths=[claim, text, text, shows],
+        maxheadercolwidths=[claim, text, text, shows],
     )
 
 

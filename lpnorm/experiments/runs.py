@@ -16,8 +16,10 @@ import math
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ import numpy as np
 from lpnorm import data, models, nn, training
 from lpnorm.decay import SGD, StepSchedule
 from lpnorm.files import atomic
-from lpnorm.norms import Range, TopK, as_norm
+from lpnorm.norms import L2, Range, TopK, as_norm
 
 
 def norm_named(name: str) -> Any:
@@ -168,8 +170,6 @@ def train_all(
     Shows a tqdm bar over the tasks. After Ctrl-C or a kill the finished ones are in the store, and
     the others go on after the last epoch their checkpoint holds.
     """
-    from tqdm.auto import tqdm
-
     found = {task: _stored(store, task) for task in dict.fromkeys(tasks)}
     missing = [task for task, result in found.items() if result is None]
     results = {task: result for task, result in found.items() if result is not None}
@@ -183,7 +183,7 @@ def train_all(
     pool = ProcessPoolExecutor(min(jobs, len(missing)), context, _die_silently)
     try:
         futures = {pool.submit(t.train, store / f"{t.key()}.npz"): t for t in missing}
-        with tqdm(total=len(missing), unit="run", disable=not progress, desc="training") as bar:
+        with training.progress_bar(len(missing), 0, "run", progress) as bar:
             for future in as_completed(futures):
                 task = futures[future]
                 results[task] = future.result()
@@ -192,6 +192,9 @@ def train_all(
                 for checkpoint in store.glob(f"{task.key()}*.npz"):
                     checkpoint.unlink()
                 bar.update()
+    except BrokenProcessPool:
+        time.sleep(0.5)  # Ctrl-C reaches the workers too, sometimes first: let it arrive here
+        raise RuntimeError("a worker ended unexpectedly (killed? out of memory?)") from None
     except BaseException:
         for worker in multiprocessing.active_children():
             worker.terminate()
@@ -223,22 +226,27 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
+def difference(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
     """The mean of the paired differences (same seeds) and half its 95 % interval (Student's t)."""
     pairs = [a - b for a, b in zip(ours, theirs, strict=True)]
     mean, spread = mean_and_spread(pairs)
     if len(pairs) < 2:
-        return mean, math.inf
-    quantile = STUDENT.get(len(pairs) - 1, 2.0)
-    return mean, quantile * spread / math.sqrt(len(pairs))
+        return {"mean": mean, "half_95": math.inf}
+    quantile = STUDENT.get(len(pairs) - 1, 2.23)
+    return {"mean": mean, "half_95": quantile * spread / math.sqrt(len(pairs))}
 
 
 def _times(factor: float, norm: Any) -> Any:
-    """The same norm with `factor` times its Gaussian constant."""
+    """The same norm with `factor` times its Gaussian constant; not for L2, which has none."""
+    if isinstance(norm, L2):
+        raise ValueError("factor must be 1 for L2, which has no Gaussian constant")
 
     class Times(type(norm)):  # type: ignore[misc]
         def paper_constant(self, n: int) -> float:
             return factor * super().paper_constant(n)
+
+        def exact_constant(self, n: int) -> float:
+            return factor * super().exact_constant(n)
 
     return Times(**vars(norm))
 

@@ -161,12 +161,13 @@ def draw(figure: Any, figures: dict[str, Any]) -> None:
     left, middle, right = figure.subplots(1, 3)
     scales = np.array(figures["scales"])
     markers = "os^vDPX"
-    for (norm, f), marker in zip(figures["norms"].items(), markers, strict=False):
+    for i, ((norm, f), marker) in enumerate(zip(figures["norms"].items(), markers, strict=False)):
+        size = 15 - 2 * i  # they all lie on one another: nest them
         label = {"inf": "L∞", "top10": "Top-10", "range": "Range"}.get(norm, f"L{norm}")
         gradients, angles = np.array(f["gradient_norms"]), np.array(f["angles"])
-        left.loglog(scales, gradients / gradients[2], marker, ms=5, mfc="none", label=label)
-        middle.loglog(figures["etas"], f["direction_errors"], "-" + marker, ms=4, mfc="none")
-        right.loglog(0.1 / scales**2, angles / angles[2], marker, ms=5, mfc="none")
+        left.loglog(scales, gradients / gradients[2], marker, ms=size, mfc="none", label=label)
+        middle.loglog(figures["etas"], f["direction_errors"], marker, ms=size, mfc="none")
+        right.loglog(0.1 / scales**2, angles / angles[2], marker, ms=size, mfc="none")
     left.loglog(scales, 1 / scales, "k:", lw=1, label="1/|w|")
     etas = np.array(figures["etas"])
     anchor = figures["norms"]["2"]["direction_errors"][-1] / etas[-1] ** 2

@@ -25,17 +25,14 @@ from lpnorm.experiments.report import (
     Finding,
     Options,
     Result,
+    accuracy_text,
     as_well_as,
-    compare,
+    difference_text,
     error_dots,
+    summary,
+    worse,
 )
-from lpnorm.experiments.runs import (
-    Task,
-    difference,
-    final_accuracy,
-    last_layer_decayed,
-    mean_and_spread,
-)
+from lpnorm.experiments.runs import Task, difference, final_accuracy, last_layer_decayed
 
 ARMS = ["decay", "no decay", "corrected", "norm schedule"]
 PAPER = {"decay": 90.56, "no decay": 89.33, "corrected": 90.53, "norm schedule": 90.22}
@@ -138,7 +135,6 @@ def measure(options: Options) -> Result:
         arms: dict[str, Any] = {}
         for arm in ARMS:
             final = [final_accuracy(result[arm]) for result in mine]
-            mean, spread = mean_and_spread(final)
             # how far the steps are from those of the arm with decay, as a factor of 1 or more
             apart = {
                 key: [
@@ -148,16 +144,12 @@ def measure(options: Options) -> Result:
                 for key in ("step_size", "angle")
             }
             arms[arm] = {
-                "final_percent": final,
-                "mean": mean,
-                "spread": spread,
-                "test_accuracy": [result[arm]["test_accuracy"] for result in mine],
+                **summary([result[arm] for result in mine], final),
                 **{
                     key: np.mean([result[arm][key] for result in mine], axis=0)
                     for key in ("norm", "step_size", "angle")
                 },
                 **{f"{key}_apart": float(np.exp(np.mean(a))) for key, a in apart.items()},
-                "diverged": [result[arm]["diverged"] for result in mine],
             }
         decayed = arms["decay"]["final_percent"]
         figures["decays"][name] = {
@@ -174,22 +166,21 @@ def _findings(figures: dict[str, Any]) -> list[Finding]:
     findings = []
     for name, decay in figures["decays"].items():
         arms, differences = decay["arms"], decay["difference_from_decay"]
-        off = arms["no decay"]
-        findings.append(
-            Finding(
-                f"decay helps: {PAPER['decay']} against {PAPER['no decay']} % (VGG11, CIFAR-10)",
-                f"{name}: {arms['decay']['mean']:.2f} against {off['mean']:.2f} %; difference "
-                f"{-differences['no decay'][0]:+.2f} ± {differences['no decay'][1]:.2f}",
-                compare(-differences["no decay"][0], differences["no decay"][1]),
-            )
-        )
-        for arm in ARMS[2:]:
-            mean, half = differences[arm]
+        said = {
+            "no decay": (f"worse without decay: {PAPER['no decay']} against", worse),
+            "corrected": (f"corrected as well as decay: {PAPER['corrected']} against", as_well_as),
+            "norm schedule": (
+                f"norm schedule as well: {PAPER['norm schedule']} against",
+                as_well_as,
+            ),
+        }
+        for arm, (paper, judge) in said.items():
             findings.append(
                 Finding(
-                    f"{arm}: as good as decay ({PAPER[arm]} %)",
-                    f"{name}: {arms[arm]['mean']:.2f} %; difference {mean:+.2f} ± {half:.2f}",
-                    as_well_as((mean, half), 0.5),
+                    f"{paper} {PAPER['decay']} % (VGG11, CIFAR-10)",
+                    f"{name}: {accuracy_text(arms[arm])} against {accuracy_text(arms['decay'])} %; "
+                    + difference_text(differences[arm]),
+                    judge(differences[arm]),
                 )
             )
         sizes = {arm: arms[arm]["step_size_apart"] for arm in ARMS[1:]}

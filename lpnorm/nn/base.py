@@ -23,8 +23,9 @@ from lpnorm.arrays import (
     accumulator,
     check_device,
     check_dtype,
-    check_shape,
+    check_gradient,
     is_array,
+    library_of,
     namespace,
     to_device,
 )
@@ -82,13 +83,10 @@ class Layer:
         y, unchecked = self.forward(x, train)
         for watcher in _watchers:
             watcher(self, y)
-        shape, dtype = y.shape, y.dtype
+        like, shape = library_of(y).empty(0, y.dtype), y.shape  # y itself need not live so long
 
         def backward(dy: Array) -> Array:
-            namespace(**{f"{kind}: dy": dy})
-            check_shape(f"{kind}: dy", dy, shape)
-            if dy.dtype != dtype:
-                raise TypeError(f"{kind}: dy must have the dtype of y, {dtype}, got {dy.dtype}")
+            check_gradient(f"{kind}: dy", dy, like, shape)
             return unchecked(dy)
 
         return y, backward

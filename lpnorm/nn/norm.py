@@ -21,7 +21,7 @@ from lpnorm.arrays import (
     total,
 )
 from lpnorm.nn.base import Backward, Layer, Parameter, check_input
-from lpnorm.norms import as_norm
+from lpnorm.norms import as_norm, gaussian_constant
 
 
 class _Normalization(Layer):
@@ -33,6 +33,7 @@ class _Normalization(Layer):
         as_norm(p)
         check_dtype("dtype", dtype)
         check_number("eps", arguments["eps"])
+        gaussian_constant(2, 1, arguments["constant"])  # refuses what it does not know
         self.gamma = Parameter(np.ones(shape, dtype)) if affine else None
         self.beta = Parameter(np.zeros(shape, dtype)) if affine else None
         self.arguments = {"p": p, **arguments}
@@ -82,6 +83,7 @@ class BatchNorm(_Normalization):
         super().__init__(
             shape, p, affine, impl, dtype, eps=eps, constant=constant, accumulate=accumulate
         )
+        check_axes(axis, 1 + abs(axis) if isinstance(axis, int) else 1)  # an int?
         self.axis = axis
         self.momentum = check_number("momentum", momentum, 0, 1)
         self.accumulate = accumulate

@@ -21,7 +21,7 @@ Backward: h is a step or a power of d, so its error is the width of the interval
 takes when d moves by e_d (for Top-k and Range: an entry whose distance to the last place is
 within that error may be in or out, `_in_doubt`); then, following dx = (g - b - c h) / s,
 
-    e_T  = sum(|x_hat| e_g + |g| e_x_hat + (u + L v) |g x_hat|),      e_c = C e_T / m + 4 v |c|
+    e_T  = sum(|x_hat| e_g + |g| e_x_hat + (u + L v) |g x_hat|),  e_c = C e_T / m + (4 v + e_m) |c|
     e_b  = mean e_g + (L + 1) v mean|g| + |c| e_mean_h + |mean h| e_c + 2 v (|b| + |c mean h|)
     e_dx = ( e_g + e_b + |h| e_c + |c| e_h + (u + v) (|g - b| + |c h| + |g - b - c h|) ) / s
            + |dx| (e_s / s + u + v)
@@ -88,6 +88,9 @@ def normalize_bounds(
     size = np.abs(d)
     e_d = e_mean + (u + v) * size + tiny
     statistic, e_statistic, h, e_h, m = _norm(p, d, e_d, u, v, tiny, depth)
+    # Lp divides its h <= 1 by n (M / max|d|)^(p - 1): p - 1 times the relative error of M / max|d|
+    lp = isinstance(p, (int, float)) and p not in (1, 2, math.inf)
+    e_m = (p - 1) * (u + (POWER * u + (depth + 1) * v + n * tiny) / p + POWER * v) if lp else 0.0
     if p == 2:
         s = np.sqrt(statistic**2 + eps)
         # the squares, their sum and the root; e_statistic is that of mean d^2
@@ -105,7 +108,7 @@ def normalize_bounds(
     e_g = u * np.abs(g) + tiny if rounded_g else np.zeros_like(g)
     product = np.abs(x_hat) * e_g + np.abs(g) * e_x_hat + (u + depth * v) * np.abs(g * x_hat) + tiny
     c = constant * (g * x_hat).sum(axis=1, keepdims=True) / m
-    e_c = constant * product.sum(axis=1, keepdims=True) / m + 4 * v * np.abs(c)
+    e_c = constant * product.sum(axis=1, keepdims=True) / m + (4 * v + e_m) * np.abs(c)
     mean_h = mean(h)
     e_mean_h = mean(e_h) + (depth + 1) * v * mean(np.abs(h))
     b = mean(g) - c * mean_h
