@@ -189,8 +189,11 @@ def train_all(
                 results[task] = future.result()
                 with atomic(store / f"{task.key()}.json") as path:
                     path.write_text(json.dumps({"task": asdict(task), "result": results[task]}))
-                for checkpoint in store.glob(f"{task.key()}*.npz"):
-                    checkpoint.unlink()
+                for pattern in (f"{task.key()}*.npz", f".{task.key()}*"):
+                    for done in store.glob(
+                        pattern
+                    ):  # checkpoints, and what a kill left half-written
+                        done.unlink()
                 bar.update()
     except BrokenProcessPool:
         time.sleep(0.5)  # Ctrl-C reaches the workers too, sometimes first: let it arrive here
