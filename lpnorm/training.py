@@ -61,7 +61,7 @@ def train(
     augment: Callable[[Array, np.random.Generator], Array] | None = None,
     clip: float | None = None,
     trace: NormTrace | None = None,
-    norms: Callable[[int, int], None] | None = None,
+    after_step: Callable[[int, int], None] | None = None,
     checkpoint: str | PathLike[str] | None = None,
     if_diverged: str = "raise",
     progress: bool = True,
@@ -71,9 +71,11 @@ def train(
     The order of the samples and the augmentation come from one Generator made from `seed`; an
     epoch is all full batches of `batch` samples. schedule: epoch -> factor on the learning rate.
     augment: (x, Generator) -> x. clip: the largest norm of all gradients together. trace: a
-    NormTrace to record at the start of every step. norms: called with (step, epoch) after every
-    step, for a `NormSchedule`. if_diverged: "raise" Diverged, or "record" it in the history and
-    stop. progress: a tqdm bar with loss, accuracy and time left, on the standard error.
+    NormTrace to record at the start of every step. after_step: called with (step, epoch) after
+    every step, for a `NormSchedule` or to measure something; if it has `state()` and
+    `load_state(d)`, a dict of arrays, it is part of the checkpoint. if_diverged: "raise" Diverged,
+    or "record" it in the history and stop. progress: a tqdm bar with loss, accuracy and time left,
+    on the standard error.
 
     checkpoint: an .npz file written after every epoch (all of it or nothing) with model,
     optimizer, random state, trace and history. Where it exists already, training goes on after
@@ -90,15 +92,16 @@ def train(
     kept = (
         None if checkpoint is None else Checkpoint(Path(checkpoint), {"batch": batch, "seed": seed})
     )
-    start = 0 if kept is None else kept.restore(model, optimizer, rng, history, trace)
+    watchers = [w for w in (trace, after_step) if hasattr(w, "load_state")]
+    start = 0 if kept is None else kept.restore(model, optimizer, rng, history, *watchers)
     epochs_left = range(start, epochs) if history.diverged is None else ()
 
     def run_step(epoch: int, step: int, x: Array, y: Array) -> tuple[float, int]:
         if trace is not None:
             trace.record()
         loss, hits = _step(model, optimizer, x, y, clip, epoch, step)
-        if norms is not None:
-            norms(step, epoch)
+        if after_step is not None:
+            after_step(step, epoch)
         return loss, hits
 
     # what overflows is reported as a divergence, once, with its layer
@@ -126,7 +129,7 @@ def train(
                 last = f"{history.test_accuracy[-1]:.1%}"
                 bar.set_postfix(loss=f"{history.loss[-1]:.3f}", test=last)
             if kept is not None:
-                kept.write(epoch + 1, model, optimizer, rng, history, trace)
+                kept.write(epoch + 1, model, optimizer, rng, history, *watchers)
             if history.diverged is not None:
                 break
     return history
@@ -149,7 +152,7 @@ class Checkpoint:
         optimizer: SGD,
         rng: np.random.Generator,
         history: History,
-        trace: NormTrace | None,
+        *watchers: Any,
     ) -> None:
         """Write the state after `epoch` epochs, all of it or nothing."""
         about = {
@@ -160,7 +163,7 @@ class Checkpoint:
             "history": history.to_dict(),
         }
         parts = {"model": model.state(), "momentum": optimizer.state()}
-        parts["trace"] = {} if trace is None else trace.state()
+        parts |= {type(watcher).__name__: watcher.state() for watcher in watchers}
         arrays = {
             f"{part}/{name}": to_device(a, "cpu")
             for part, d in parts.items()
@@ -175,18 +178,18 @@ class Checkpoint:
         optimizer: SGD,
         rng: np.random.Generator,
         history: History,
-        trace: NormTrace | None,
+        *watchers: Any,
     ) -> int:
         """Put everything back and return the number of epochs done; 0 if there is no file."""
         if not self.path.exists():
             return 0
-        parts: dict[str, dict[str, Any]] = {"model": {}, "momentum": {}, "trace": {}}
+        parts: dict[str, dict[str, Any]] = {"model": {}, "momentum": {}}
         arrays = nn.read_arrays(self.path)
         try:
             about = json.loads(str(arrays.pop("about")))
             for key, array in arrays.items():
                 part, _, name = key.partition("/")
-                parts[part][name] = array
+                parts.setdefault(part, {})[name] = array
             if about["settings"] != self.settings:
                 raise ValueError(
                     f"it is of a training with {about['settings']}, not {self.settings}"
@@ -196,8 +199,8 @@ class Checkpoint:
             momentum = {name: library.asarray(a) for name, a in parts["momentum"].items()}
             optimizer.load_state(momentum, about["steps"])
             rng.bit_generator.state = about["rng"]
-            if trace is not None:
-                trace.load_state(parts["trace"])
+            for watcher in watchers:
+                watcher.load_state(parts.get(type(watcher).__name__, {}))
             vars(history).update(about["history"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"checkpoint {self.path}: {error}") from error
@@ -328,7 +331,7 @@ def progress_bar(total: int, done: int, unit: str, progress: bool) -> Any:
     """A tqdm bar on the standard error; in a log (no terminal) a line every ten seconds."""
     from tqdm.auto import tqdm
 
-    log = not sys.stderr.isatty()
+    log = not sys.stderr.isatty() and "ipykernel" not in sys.modules  # a notebook is no log
     settings: dict[str, Any] = {"mininterval": 10.0, "file": _Lines()} if log else {}
     return tqdm(total=total, initial=done, unit=unit, disable=not progress, **settings)
 

@@ -177,6 +177,34 @@ def test_the_four_arms_of_weight_decay(tmp_path):
     assert not list(tmp_path.glob("*.tmp")) and len(list(tmp_path.glob("study-*.npz"))) == 4
 
 
+@pytest.mark.parametrize(
+    ("task", "watcher", "calls"),
+    [
+        (weight_decay.Study(epochs=3, width=2, batch=256), weight_decay.Turns, 8),  # in the 1st arm
+        (weight_decay.Study(epochs=3, width=2, batch=256), weight_decay.Turns, 52),  # in the 4th
+        (equilibrium.OnDigits(epochs=6, width=2, batch=256), equilibrium.Watch, 27),
+    ],
+)
+def test_what_a_study_measures_survives_an_interruption(
+    tmp_path, monkeypatch, task, watcher, calls
+):
+    whole = task.train(tmp_path / "whole.npz")
+    original, seen = watcher.__call__, []
+
+    def interrupted(self, step, epoch):
+        seen.append(step)
+        if len(seen) == calls:
+            raise KeyboardInterrupt
+        original(self, step, epoch)
+
+    monkeypatch.setattr(watcher, "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        task.train(tmp_path / "broken.npz")
+    assert list(tmp_path.glob("broken*.npz"))
+    monkeypatch.setattr(watcher, "__call__", original)
+    assert task.train(tmp_path / "broken.npz") == whole
+
+
 @pytest.mark.parametrize("arm", list(bounded_weight_norm.ARMS))
 def test_every_arm_of_bounded_weight_norm_trains(tmp_path, arm):
     run = replace(TINY, epochs=2, width=8, batch=64, **bounded_weight_norm.ARMS[arm])

@@ -84,14 +84,14 @@ class OnDigits(Task):
         return StepSchedule([])
 
     def train(self, checkpoint: Path) -> dict[str, Any]:
-        """No checkpoint: what is measured would not be in it, and the run is short."""
         model = self.model()
         invariant = nn.scale_invariant(model)
         decayed = [parameter for parameter, _ in invariant]
         others = [p for p in model.parameters() if p.invariant_axis is None]
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others}]
         watch = Watch(invariant, self.epochs * (1437 // self.batch) * 2 // 3)
-        history = self.fit(model, SGD(groups, self.lr, self.momentum), None, norms=watch)
+        sgd = SGD(groups, self.lr, self.momentum)
+        history = self.fit(model, sgd, checkpoint, after_step=watch)
         square = np.mean(watch.squares, axis=0)
         alive = square > 0  # a channel behind which no ReLU ever fires has no gradient
         norm, angle = predicted(self.lr, self.weight_decay, self.momentum, square)
@@ -117,6 +117,19 @@ class Watch:
         self.fourths: list[np.ndarray] = []  # ||w||^4
         self.cosines: list[np.ndarray] = []  # of the angle turned in a step
         self.products: list[np.ndarray] = []  # <g~, the g~ before>
+
+    def state(self) -> dict[str, np.ndarray]:
+        kinds = ("squares", "fourths", "cosines", "products")
+        gradients = enumerate(self.gradients or [])
+        return {k: np.array(getattr(self, k)) for k in kinds} | {f"{i}": g for i, g in gradients}
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """Put back what `state` returned; the weights are those of that moment already."""
+        for kind in ("squares", "fourths", "cosines", "products"):
+            setattr(self, kind, list(state[kind]))
+        last = [state[key] for key in sorted(state, key=str) if key.isdecimal()]
+        self.gradients = last or None
+        self.before = self._weights()
 
     def _weights(self) -> list[tuple[np.ndarray, np.ndarray]]:
         norms = [to_device(channel_norms(p.data), "cpu") for p in self.parameters]

@@ -76,11 +76,11 @@ class Study(Task):
                 """The norm the first arm has at the next step, times sqrt(10) for each drop."""
                 imposed.apply(step + 1, schedule((step + 1) // steps) ** -0.5)
 
-            settings["norms"] = impose
+            settings["after_step"] = impose
         trace = NormTrace(invariant, sgd)
-        turns = Turns(invariant, settings.pop("norms", None))
+        turns = Turns(invariant, settings.pop("after_step", None))
         stem = checkpoint.with_name(f"{checkpoint.stem}-{ARMS.index(arm)}.npz")
-        history = self.fit(model, sgd, stem, trace=trace, norms=turns, **settings)
+        history = self.fit(model, sgd, stem, trace=trace, after_step=turns, **settings)
         source = decayed if arm == "corrected" and decayed is not None else trace
         sizes = []
         for name in trace.norms:
@@ -114,9 +114,18 @@ class Turns:
         moves = [a - b for a, b in zip(self.before, now, strict=True)]
         chords = np.concatenate([np.sqrt((move**2).sum(axis=1)) for move in moves])
         self.angles.append(float((2 * np.arcsin(np.minimum(chords / 2, 1))).mean()))
-        self.before = now
         if self.then is not None:
             self.then(step, epoch)
+            now = [directions(p) for p, _ in self.invariant]
+        self.before = now
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"angles": np.array(self.angles)}
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """Put back what `state` returned; the weights are those of that moment already."""
+        self.angles = state["angles"].tolist()
+        self.before = [directions(p) for p, _ in self.invariant]
 
 
 def directions(parameter: Any) -> np.ndarray:
