@@ -42,3 +42,18 @@ def digits_net(
     model = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(8 * width, 10, rng=rng))
     model.to(dtype=dtype)
     return model
+
+
+def exact_net(p: Any, rng: int | np.random.Generator = 0) -> nn.Sequential:
+    """Linear(64, 32), batch norm with eps = 0, ReLU, Linear(32, 10) in float64, for flat digits.
+
+    Its first weight is scale-invariant exactly: for the laws that hold to rounding. p as in
+    `lpnorm.batch_norm`.
+    """
+    rng = np.random.default_rng(rng)
+    return nn.Sequential(
+        nn.Linear(64, 32, bias=False, rng=rng, dtype="float64"),
+        nn.BatchNorm(32, p=p, eps=0.0, dtype="float64"),
+        nn.ReLU(),
+        nn.Linear(32, 10, rng=rng, dtype="float64"),
+    )

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm import data, nn
+from lpnorm import data, models, nn
 from lpnorm.decay import SGD, GrowingSchedule, NormTrace, StepSizeCorrection
 from lpnorm.experiments.report import NO, YES, Claim, Finding, Options, Result
 from lpnorm.experiments.runs import norm_named
@@ -33,12 +33,7 @@ class Twin:
 
     def __init__(self, norm: str, seed: int, decay: float, device: str) -> None:
         rng = np.random.default_rng([seed, 5])
-        self.model = nn.Sequential(
-            nn.Linear(64, 32, bias=False, rng=rng, dtype="float64"),
-            nn.BatchNorm(32, p=norm_named(norm), eps=0.0, dtype="float64"),
-            nn.ReLU(),
-            nn.Linear(32, 10, rng=rng, dtype="float64"),
-        )
+        self.model = models.exact_net(norm_named(norm), rng)
         self.model.to(device)
         self.invariant = nn.scale_invariant(self.model)
         first, *others = self.model.parameters()

@@ -17,7 +17,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -173,6 +173,7 @@ def train_all(
     found = {task: _stored(store, task) for task in dict.fromkeys(tasks)}
     missing = [task for task, result in found.items() if result is None]
     results = {task: result for task, result in found.items() if result is not None}
+    _clean(store, results)
     if not missing:
         return results
     # spawned workers read these when they import NumPy
@@ -189,11 +190,6 @@ def train_all(
                 results[task] = future.result()
                 with atomic(store / f"{task.key()}.json") as path:
                     path.write_text(json.dumps({"task": asdict(task), "result": results[task]}))
-                for pattern in (f"{task.key()}*.npz", f".{task.key()}*"):
-                    for done in store.glob(
-                        pattern
-                    ):  # checkpoints, and what a kill left half-written
-                        done.unlink()
                 bar.update()
     except BrokenProcessPool:
         time.sleep(0.5)  # Ctrl-C reaches the workers too, sometimes first: let it arrive here
@@ -204,12 +200,22 @@ def train_all(
         raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        _clean(store, results)
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
     return {task: results[task] for task in found}
+
+
+def _clean(store: Path, finished: Iterable[Task]) -> None:
+    """Remove the checkpoints of finished tasks, and what a kill left half-written of them."""
+    keys = {task.key() for task in finished}
+    for path in store.glob("*"):
+        stem = path.name.lstrip(".").split(".")[0].split("-")[0]
+        if stem in keys and path.name != f"{stem}.json":
+            path.unlink(missing_ok=True)
 
 
 def _die_silently() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm import data, nn
+from lpnorm import data, models, nn
 from lpnorm.arrays import to_device
 from lpnorm.decay import SGD
 from lpnorm.experiments.report import NO, YES, Claim, Finding, Options, Result
@@ -27,16 +27,11 @@ class Network:
     """The loss and its gradient as a function of the first weight (32, 64)."""
 
     def __init__(self, norm: str, seed: int, device: str) -> None:
-        rng = np.random.default_rng([seed, 2])
         digits = data.digits("float64", device)
         self.x = digits.train_x[:256].reshape(256, -1)
         self.labels = digits.train_y[:256]
-        self.model = nn.Sequential(
-            nn.Linear(64, 32, bias=False, rng=rng, dtype="float64"),
-            nn.BatchNorm(32, p=norm_named(norm), eps=0.0, dtype="float64"),
-            nn.ReLU(),
-            nn.Linear(32, 10, rng=rng, dtype="float64"),
-        )
+        rng = np.random.default_rng([seed, 2])
+        self.model = models.exact_net(norm_named(norm), rng)
         self.model.to(device)
         self.parameter = self.model.parameters()[0]
         self.start = self.parameter.data
