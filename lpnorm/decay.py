@@ -1,7 +1,7 @@
 """SGD with momentum and weight decay, and the knob that norm, decay and learning rate are.
 
 Under normalization weight decay does not regularize the function, it steers the effective step
-size lr / ||w||^2 (Hoffer et al., "Norm matters", section 2). So a run with decay can be matched
+size lr / ||w||^2 (Hoffer et al., "Norm matters", 2018). So a run with decay can be matched
 without it in three ways, all here: by correcting each channel's step with the norms of the run
 with decay (`NormTrace`, `StepSizeCorrection`), by imposing those norms (`NormSchedule`), or by a
 learning rate that grows (`GrowingSchedule`).
@@ -258,7 +258,7 @@ def clip_gradient_norm(parameters: Iterable[Any], largest: float) -> float:
     """Scale all gradients so that their common L2 norm is at most `largest`; returns the norm.
 
     Gradients that are None are skipped. A norm that is not finite changes nothing. Note that one
-    factor for all parameters breaks the bit laws of scale-invariant weights (section 1).
+    factor for all parameters breaks the bit laws of scale-invariant weights.
     """
     having = [p for p in parameters if p.grad is not None]
     squares = [float(channel_norms(p.grad.reshape(1, -1))[0]) ** 2 for p in having]
@@ -370,7 +370,7 @@ class NormSchedule:
 
     parameters: what `nn.scale_invariant(model)` returns. target: a NormTrace (its record t after
     step t), or a dict of parameter name -> norms (channels,), the same at every step. Dividing the
-    learning rate by 10 is the same as multiplying the norm by sqrt(10) (section 2): `apply(t,
+    learning rate by 10 is the same as multiplying the norm by sqrt(10): `apply(t,
     factor)` multiplies the target by `factor`. The gradient at the new norm follows equation (2).
     Raises ValueError naming a parameter that is not scale-invariant or has no target.
     """

@@ -14,9 +14,9 @@ L2's, which reach sqrt(n), and a divisor m, a number or one for each row:
 |-------------|-----------------------------|-----------------------------------|---|-------------|
 | 2           | (mean d^2)^(1/2)            | d_i / s                           | n | batch norm  |
 | 1           | mean abs d                  | sign(d_i), sign(0) = 0            | n | equation 5  |
-| real p >= 1 | M = (mean abs(d)^p)^(1/p)   | sign(d_i) u_i^(p-1),              |   | section 3   |
+| real p >= 1 | M = (mean abs(d)^p)^(1/p)   | sign(d_i) u_i^(p-1),              |   | the paper   |
 |             |                             | u = abs(d) / max abs d            |   |             |
-| TopK(k)     | mean of the k largest abs d | sign(d_i) on those k, 0 elsewhere | k | section 3   |
+| TopK(k)     | mean of the k largest abs d | sign(d_i) on those k, 0 elsewhere | k | the paper   |
 | inf         | max abs d: TopK(1)          | sign(d_j) at the maximum, else 0  | 1 | equation 6  |
 | Range()     | max d - min d               | 1 at the maximum, -1 at the       | 1 | 8-bit paper |
 |             |                             | minimum, 0 elsewhere              |   |             |
@@ -31,7 +31,7 @@ first one makes the result depend on the order of the samples.
 
 Sources: Hoffer, Banner, Golan, Soudry, "Norm matters", NeurIPS 2018 ("equation"); Banner, Hubara,
 Hoffer, Soudry, "Scalable methods for 8-bit training of neural networks", NeurIPS 2018 ("8-bit
-paper"). Arrays are rows (groups, n), reduced along the last axis (see `lpnorm.arrays`).
+paper"). Equation numbers, here and everywhere, are those of the authors' poster. Arrays are rows (groups, n), reduced along the last axis (see `lpnorm.arrays`).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ times the statistic of `lpnorm.norms`, and its gradient n^(1/p) h / m; nothing i
 Unlike batch norm's L2, a weight's is computed after division by its maximum, and products are
 taken in the accumulator's dtype: small float16 weights are ordinary ones.
 
-Sources: Salimans & Kingma 2016 (weight norm); Hoffer et al. 2018, section 5 (bounded, and any p).
+Sources: Salimans & Kingma 2016 (weight norm); Hoffer et al. 2018 (bounded, and any p).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def weight_norm(v: Array, g: Array, p: Any = 2, axis: int = 0) -> tuple[Array, C
     `axis`, in v's dtype or its accumulator's. p: a real number >= 1 or math.inf. Returns w (shape
     and dtype of v) and the cache for `weight_norm_backward`. Raises TypeError or ValueError naming
     the argument; a channel of v with norm 0 is a ValueError.
-    Source: Salimans & Kingma 2016; section 5 of the paper for p other than 2.
+    Source: Salimans & Kingma 2016; Hoffer et al. 2018 for p other than 2.
     """
     namespace(v=v, g=g)
     if g is None:
@@ -88,7 +88,7 @@ def bounded_norm(v: Array, p: Any = 2, axis: int = 0) -> float:
     """rho = ||V||_p / N^(1/p), the p-mean of the N channel norms ||v_i||_p, as a Python float.
 
     v, p, axis and errors as for `weight_norm`. For p = 2 it is the Frobenius norm over sqrt(N),
-    for p = inf the largest |v|. Source: section 5 of the paper.
+    for p = inf the largest |v|. Source: Hoffer et al. 2018.
     """
     namespace(v=v)
     norm, reduced = _check(v, p, axis)
@@ -100,7 +100,7 @@ def bounded_weight_norm(v: Array, rho: float, p: Any = 2, axis: int = 0) -> tupl
     """w_i = rho v_i / ||v_i||_p: every output channel keeps the same, fixed norm rho.
 
     rho: a real number > 0, from `bounded_norm` at initialization; everything else as for
-    `weight_norm`. Source: section 5 of the paper.
+    `weight_norm`. Source: Hoffer et al. 2018.
     """
     namespace(v=v)
     rho = check_number("rho", rho)

@@ -16,7 +16,7 @@ from lpnorm.verify import oracle
 from lpnorm.verify.bounds import normalize_bounds
 
 DTYPES = ["float64", "float32", "float16"]
-# float16 holds 1/eps only from eps = 2^-16 on, and DESIGN's advice is 2^-10 or more there.
+# float16 holds 1/eps only from eps = 2^-16 on, and the README's advice is 2^-10 or more there.
 EPS = {"float64": [0.0, 1e-5, 0.5], "float32": [0.0, 1e-5, 0.5], "float16": [2.0**-10, 0.5]}
 CONSTANTS = ["paper", "exact", None]
 
@@ -336,7 +336,7 @@ def test_n_is_one_gives_beta():
 
 # --- kinks ----------------------------------------------------------------------------------------
 
-SHARED = [  # p, deviations (they sum to 0), h as PAPER and the module docstring say
+SHARED = [  # p, deviations (they sum to 0), h as the docstring of lpnorm.norms says
     (1, [-3.0, 0.0, 1.0, 2.0], [-1, 0, 1, 1]),
     (math.inf, [-3.0, 3.0, -1.0, 1.0], [-0.5, 0.5, 0, 0]),
     (TopK(2), [-4.0, 2.0, 2.0, 0.0], [-1, 0.5, 0.5, 0]),
@@ -424,7 +424,7 @@ def test_extreme_magnitudes_where_division_by_the_maximum_matters():
 
 
 def test_l2_in_float16_overflows_where_l1_does_not():
-    """The paper's point (section 4): squares of |d| >= 256 are infinite in float16."""
+    """The paper's point: squares of |d| >= 256 are infinite in float16."""
     x = np.array([[300.0], [-300.0], [100.0], [-100.0]], "float16")
     with np.errstate(over="ignore"):
         y2, cache = lpnorm.batch_norm(x, None, None, p=2)

@@ -113,7 +113,7 @@ def test_decoupled_decay_shrinks_by_lr_times_decay_and_is_not_in_the_momentum():
     assert parameter.data[0] == pytest.approx(0.95**3, rel=1e-15)
 
 
-# --- scale-invariant weights (section 1 of the paper) ----------
+# --- scale-invariant weights ----------
 
 
 def loss_gradient(w, x, labels, p):
@@ -179,7 +179,7 @@ def test_norm_grows_by_the_squared_step(p):
     np.testing.assert_allclose(grown, (w**2).sum(axis=1) + 0.25 * (grad**2).sum(axis=1), rtol=1e-13)
 
 
-# --- norm, decay and learning rate are one knob (section 2 of the paper) ----------
+# --- norm, decay and learning rate are one knob ----------
 
 
 def test_schedules_by_their_formulas():
@@ -317,7 +317,7 @@ def test_norm_schedule_imposes_the_norm_and_keeps_the_direction(xp):
 
 
 def test_a_norm_times_root_ten_is_a_tenth_of_the_learning_rate():
-    """Section 2: the direction after a step is the same."""
+    """Norm and learning rate are one knob: the direction after a step is the same."""
     rng = np.random.default_rng(8)
     x, w, labels = rng.standard_normal((16, 5)), rng.standard_normal((3, 5)), rng.integers(0, 3, 16)
     ends = []

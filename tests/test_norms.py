@@ -88,7 +88,7 @@ def test_constants_are_the_oracles(n, constant):
 
 
 def test_constants_by_hand():
-    """Closed forms, and the figures PAPER.md measured."""
+    """Closed forms, and figures measured elsewhere."""
     c = lpnorm.gaussian_constant
     assert c(1, 50) == pytest.approx(math.sqrt(math.pi / 2))
     assert c(2, 50) == c(math.inf, 1) == c(Range(), 1) == 1.0
