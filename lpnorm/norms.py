@@ -31,7 +31,8 @@ first one makes the result depend on the order of the samples.
 
 Sources: Hoffer, Banner, Golan, Soudry, "Norm matters", NeurIPS 2018 ("equation"); Banner, Hubara,
 Hoffer, Soudry, "Scalable methods for 8-bit training of neural networks", NeurIPS 2018 ("8-bit
-paper"). Equation numbers, here and everywhere, are those of the authors' poster. Arrays are rows (groups, n), reduced along the last axis (see `lpnorm.arrays`).
+paper"). Equation numbers, here and everywhere, are those of the authors' poster. Arrays are rows
+(groups, n), reduced along the last axis (see `lpnorm.arrays`).
 """
 
 from __future__ import annotations
