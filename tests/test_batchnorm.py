@@ -234,6 +234,44 @@ def test_sum_dx_and_euler(xp, p, data, seed, eps):
     )
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("p", NORMS, ids=str)
+@given(data=st.data(), seed=seeds, layout=layouts())
+def test_sum_dx_and_euler_on_every_axis_and_dtype(xp, p, dtype, data, seed, layout):
+    """The same two laws as far as rounding lets them hold: the bounds on dx and d say how far."""
+    shape, axis = layout
+    axes, eps = reduced(len(shape), axis), data.draw(st.sampled_from(EPS[dtype]))
+    x, dy = normal(seed, shape), normal(seed + 1, shape)
+    assume(np.ptp(to_rows(x, axes), axis=1).min() > 0)
+    _, cache = lpnorm.batch_norm(xp(x, dtype), None, None, p=p, axis=axis, eps=eps)
+    dx, _, _ = lpnorm.batch_norm_backward(xp(dy, dtype), cache)
+    dx, rows, g = (to_rows(a.astype("float64"), axes) for a in (xp.numpy(dx), x, dy))
+    c = oracle.gaussian_constant(p, rows.shape[1], "paper")
+    bound = normalize_bounds(rows, g, p, c, eps, dtype, None, False)
+    slack = normalize_bounds(rows, g, p, c, eps, "float64").dx + bound.dx
+    assert np.all(np.abs(dx.sum(axis=1)) <= slack.sum(axis=1))
+    d = rows - rows.mean(axis=1, keepdims=True)
+    s = oracle.batch_norm(x, None, None, p, axis, eps).scale
+    expected = (g * d).sum(axis=1) / s * eps / (s * s if p == 2 else s)
+    off = np.abs((dx * d).sum(axis=1) - expected)
+    assert np.all(off <= (slack * np.abs(d)).sum(axis=1) + 1e-13 * np.abs(dx * d).sum(axis=1))
+
+
+@pytest.mark.parametrize("p", [p for p in NORMS if p != 2], ids=str)
+@given(data=st.data(), seed=seeds, a=st.sampled_from([2.0, -4.0, 8.0]))
+def test_scale_law_bit_for_bit_in_float16(xp, p, data, seed, a):
+    """As above, with eps = 0, for what neither overflows nor becomes subnormal (so not p = 2,
+    whose squares do)."""
+    x = data.draw(any_values((8, 3), largest=8.0).map(lambda x: np.round(x * 32) / 32))
+    assume(np.ptp(x, axis=0).min() > 0)
+    dy, gamma = normal(seed, x.shape), normal(seed + 1, (3,))
+    one = run(xp, x, dy, gamma, p, 0.0, "float16")
+    other = run(xp, a * x, np.sign(a) * dy, gamma, p, 0.0, "float16")
+    np.testing.assert_array_equal(other[0], np.sign(a) * one[0])
+    normal_numbers = np.abs(one[1]) >= 8 * 2.0**-14
+    np.testing.assert_array_equal((other[1] * a)[normal_numbers], one[1][normal_numbers])
+
+
 @pytest.mark.parametrize("p", NORMS, ids=str)
 @given(
     data=st.data(),
