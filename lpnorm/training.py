@@ -127,7 +127,7 @@ def train(
                 history.test_accuracy.append(accuracy(model, data.test_x, data.test_y))
                 record_norms(history, model, optimizer)
                 last = f"{history.test_accuracy[-1]:.1%}"
-                bar.set_postfix(loss=f"{history.loss[-1]:.3f}", test=last)
+                bar.set_postfix(loss=f"{history.loss[-1]:.3f}", test=last, refresh=False)
             if kept is not None:
                 kept.write(epoch + 1, model, optimizer, rng, history, *watchers)
             if history.diverged is not None:
