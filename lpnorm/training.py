@@ -80,7 +80,8 @@ def train(
     checkpoint: an .npz file written after every epoch (all of it or nothing) with model,
     optimizer, random state, trace and history. Where it exists already, training goes on after
     the epoch it holds, and ends with the same bits as if it had never stopped; so after Ctrl-C
-    or a kill the same call continues. ValueError if it is damaged or of another training.
+    or a kill the same call continues. ValueError if it is damaged or of another model, batch or
+    seed; that the learning rate, decay and augmentation are the same is up to the caller.
 
     Raises TypeError or ValueError naming the argument before any work.
     """
