@@ -5,6 +5,7 @@ without autodiff, on NumPy and CuPy arrays; SGD with decay; a small engine to tr
 """
 
 from lpnorm import decay, nn
+from lpnorm.arrays import Accumulate
 from lpnorm.batchnorm import (
     batch_norm,
     batch_norm_backward,
@@ -25,6 +26,7 @@ from lpnorm.weightnorm import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "Accumulate",
     "Range",
     "TopK",
     "batch_norm",

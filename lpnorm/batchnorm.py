@@ -12,8 +12,9 @@ channel in batch norm, a sample in layer norm), with mean mu and deviations d = 
 `normalize` and `normalize_backward`, works on rows (groups, n); the affine part stands outside.
 
 Precision. Means, sums and everything with one value per group are kept in the accumulator's
-dtype (float32 for float16 arrays). Every operation that gives an array as large as x is rounded
-once to the dtype of x, squares and products included: a float16 input stays float16 throughout.
+dtype (float32 for float16 arrays unless `accumulate` says float16). Every operation that gives an
+array as large as x is rounded once to the dtype of x, squares and products included: a float16
+input stays float16 throughout.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from typing import Any
 import numpy as np
 
 from lpnorm.arrays import (
+    Accumulate,
     Array,
     accumulator,
-    average,
     check_axes,
     check_gradient,
     check_number,
@@ -35,7 +36,6 @@ from lpnorm.arrays import (
     from_rows,
     namespace,
     to_rows,
-    total,
 )
 from lpnorm.norms import Norm, as_norm, gaussian_constant
 
@@ -52,14 +52,17 @@ class Normalized:
     scale: Array  # (groups, 1), s_hat: eps included, in the accumulator's dtype
     norm: Norm
     constant: float
+    accumulate: Accumulate
 
 
-def normalize(x: Array, norm: Norm, constant: float, eps: float, accumulate: Any) -> Normalized:
+def normalize(
+    x: Array, norm: Norm, constant: float, eps: float, accumulate: Accumulate
+) -> Normalized:
     """Centre each row of x (groups, n), measure its deviations, and divide by the measure."""
-    mean = average(x, accumulate)
+    mean = accumulate.average(x)
     d = _round(x - mean, x)
     scale = norm.scale(d, constant, eps, accumulate)
-    return Normalized(_round(d / scale, x), d, mean, scale, norm, constant)
+    return Normalized(_round(d / scale, x), d, mean, scale, norm, constant, accumulate)
 
 
 def normalize_backward(g: Array, cache: Normalized) -> Array:
@@ -77,12 +80,13 @@ def normalize_backward(g: Array, cache: Normalized) -> Array:
         dL/dx = ( g - mean(g) - T (grad phi - mean(grad phi)) ) / s_hat.
 
     Half precision cannot hold this: T overflows and grad phi, of order 1/n, is subnormal. With
-    grad phi = C h / m and an h that it can hold (`lpnorm.norms`), put the two together,
+    grad phi = C h / (m a) and an h that it can hold (`lpnorm.norms`), put the two together,
 
-        dx = ( g - b - c h ) / s_hat,     c = C T / m,     b = mean(g) - c mean(h),
+        dx = ( g - b - c h ) / s_hat,     c = C (T / m) / a,     b = mean(g) - c mean(h),
 
-    where c and b, one number a row, keep the accumulator's dtype. (c h is rounded to x's dtype: in
-    float16 it can overflow although dx, after the division, would fit.)
+    where c and b, one number a row, keep the accumulator's dtype and T / m is a mean where m = n.
+    (c h is rounded to x's dtype: in float16 it can overflow although dx, after the division, would
+    fit.)
 
     What follows from it. Sum dx = 0 for any eps, since both terms have their mean taken off.
     phi is homogeneous of degree 1 up to eps, so sum_i d_i dphi/dd_i = s (Euler), for p = 2
@@ -90,10 +94,10 @@ def normalize_backward(g: Array, cache: Normalized) -> Array:
     is added and T eps / s_hat^2 where it is inside the root. Scaling x by a > 0 (and eps along)
     leaves x_hat and hence b, c, h alone and divides dx by a.
     """
-    x_hat, accumulate = cache.x_hat, cache.scale.dtype
-    h, m = cache.norm.direction(cache.d, cache.scale, accumulate)
-    c = cache.constant * total(_round(g * x_hat, x_hat), accumulate) / m
-    b = average(g, accumulate) - c * average(h, accumulate)
+    x_hat, accumulate = cache.x_hat, cache.accumulate
+    h, a = cache.norm.direction(cache.d, cache.scale, accumulate)
+    c = cache.constant * accumulate.over(g * x_hat, cache.norm.count(g.shape[-1])) / a
+    b = accumulate.average(g) - c * accumulate.average(h)
     numerator = _round(_round(g - b, x_hat) - _round(c * h, x_hat), x_hat)
     return _round(numerator / cache.scale, x_hat)
 
@@ -146,7 +150,8 @@ def batch_norm(
     others are reduced. gamma, beta: shape (C,), in the dtype of x or of the accumulator, or None
     for no affine part. p: a real number >= 1, math.inf, TopK(k) or Range(). eps: inside the root
     for p = 2, added to the scale for every other p. constant: see `gaussian_constant`.
-    accumulate: None (float32 for float16, else x's own dtype) or a wider float dtype.
+    accumulate: None (float32 for float16, else x's own dtype), a float dtype at least as wide as
+    x's, or an `Accumulate`, which also says in which order sums are taken.
 
     Returns y (shape and dtype of x) and the cache for `batch_norm_backward`; cache.mean and
     cache.scale have shape (C,). A constant channel gives beta within gamma * (error of the mean) /
@@ -176,8 +181,7 @@ def batch_norm_backward(dy: Array, cache: Cache) -> tuple[Array, Array | None, A
     along_rows = cache.affine != cache.reduced  # gamma: one number a row, or one a column?
 
     def gathered(terms: Array, parameter: Array) -> Array:
-        accumulate = np.promote_types(cache.core.scale.dtype, parameter.dtype)
-        sums = total(terms if along_rows else terms.T, accumulate)
+        sums = cache.core.accumulate.total(terms if along_rows else terms.T)
         return sums.reshape(parameter.shape).astype(parameter.dtype, copy=False)
 
     dgamma = None if gamma is None else gathered(dy * x_hat, gamma)
@@ -253,9 +257,9 @@ def batch_norm_inference_backward(
     accumulate = accumulator(x.dtype)
     dgamma = dbeta = None
     if gamma is not None:
-        dgamma = total(dy * x_hat, accumulate)[:, 0].astype(gamma.dtype, copy=False)
+        dgamma = accumulate.total(dy * x_hat)[:, 0].astype(gamma.dtype, copy=False)
     if beta is not None:
-        dbeta = total(dy, accumulate)[:, 0].astype(beta.dtype, copy=False)
+        dbeta = accumulate.total(dy)[:, 0].astype(beta.dtype, copy=False)
     g = dy if gamma is None else _round(dy * column(gamma), x_hat)
     return from_rows(_round(g / column(scale), x_hat), x.shape, reduced), dgamma, dbeta
 
@@ -273,7 +277,7 @@ def _forward(
 ) -> tuple[Array, Cache]:
     norm = as_norm(p)
     accumulate = accumulator(x.dtype, accumulate)
-    _check_affine(x, gamma, beta, affine, accumulate)
+    _check_affine(x, gamma, beta, affine, accumulate.dtype)
     eps = check_number("eps", eps)
     rows = to_rows(x, reduced)
     c = gaussian_constant(norm, rows.shape[1], constant)
@@ -330,7 +334,7 @@ def _with_statistics(
     if mean is None or scale is None:
         raise TypeError("mean and scale must be arrays of shape (C,), got None")
     (channel,) = _batch_norm_axis(axis, x=x, gamma=gamma, beta=beta, mean=mean, scale=scale)
-    wide = np.promote_types(accumulator(x.dtype), scale.dtype)
+    wide = np.promote_types(accumulator(x.dtype).dtype, scale.dtype)
     _check_affine(x, gamma, beta, (channel,), wide)
     for name, each in (("mean", mean), ("scale", scale)):
         check_shape(name, each, (x.shape[channel],))

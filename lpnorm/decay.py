@@ -19,6 +19,7 @@ import numpy as np
 from lpnorm.arrays import (
     Array,
     check_count,
+    check_dtype,
     check_number,
     check_shape,
     is_array,
@@ -49,7 +50,13 @@ class SGD:
     it has an attribute `t`, that is set to the number of steps done before, and if its attribute
     `on` is "gradient" the factor multiplies g in the first line instead of u in the last.
 
+    master: None, or a float dtype at least as wide as every parameter's: each parameter then has a
+    master copy in it (and so has its b), gradients are converted to it, and the parameter is the
+    rounded master. Small steps that float16 weights would lose add up there. Whoever sets the data
+    of a parameter in between sets its master too.
+
     `lr_factor`, 1.0 at first, multiplies the learning rate of every group; set it from a schedule.
+    `loss_scale`, 1.0 at first, divides every gradient, for losses that were multiplied by it.
     `t` counts the steps done.
     The modes that torch.optim.SGD shares agree with it. Raises TypeError or ValueError naming the
     argument, the parameter and what is allowed.
@@ -65,7 +72,9 @@ class SGD:
         weight_decay: float = 0.0,
         decoupled: bool = False,
         step_scale: Callable[[Any], Any] | None = None,
+        master: Any = None,
     ) -> None:
+        self.master = None if master is None else check_dtype("master", master)
         defaults: dict[str, Any] = {"lr": lr, "momentum": momentum, "dampening": dampening}
         defaults |= {"nesterov": nesterov, "weight_decay": weight_decay}
         defaults |= {"decoupled": decoupled, "step_scale": step_scale}
@@ -77,8 +86,9 @@ class SGD:
             raise ValueError("parameters must not be empty")
         groups = given if isinstance(given[0], dict) else [{"params": given}]
         self.groups = [_checked_group(group, defaults) for group in groups]
-        self.lr_factor, self.t = 1.0, 0
+        self.lr_factor, self.loss_scale, self.t = 1.0, 1.0, 0
         self.buffers: dict[int, Array] = {}  # id of the parameter -> b
+        self.masters: dict[int, tuple[Array, Array]] = {}  # id -> the data as last set, the master
         everyone = [id(p) for group in self.groups for p in group["params"]]
         if len(set(everyone)) != len(everyone):
             raise ValueError("parameters holds one parameter twice")
@@ -98,22 +108,34 @@ class SGD:
                 parameter.grad = None
 
     def state(self) -> dict[str, Array]:
-        """The momentum buffers: dict of parameter name -> array."""
-        return {
-            parameter.name: self.buffers[id(parameter)].copy()
-            for group in self.groups
-            for parameter in group["params"]
-            if id(parameter) in self.buffers
-        }
+        """Momentum buffers, parameter name -> array, and masters, name + ":master" -> array."""
+        named = self._named()
+        state = {n: self.buffers[id(p)].copy() for n, p in named.items() if id(p) in self.buffers}
+        masters = {n: self._master(p).copy() for n, p in named.items() if id(p) in self.masters}
+        return state | {f"{name}:master": master for name, master in masters.items()}
 
     def load_state(self, state: dict[str, Array], t: int) -> None:
         """Put back what `state` returned after t steps; ValueError naming an unknown parameter."""
-        named = {p.name: p for group in self.groups for p in group["params"]}
-        for name in state:
-            if name not in named or state[name].shape != named[name].data.shape:
+        named, buffers, masters = self._named(), {}, {}
+        for name, array in state.items():
+            parameter, _, kind = named.get(name.partition(":")[0]), *name.partition(":")[1:]
+            if parameter is None or array.shape != parameter.data.shape:
                 raise ValueError(f"state has a buffer {name!r} that fits no parameter")
-        self.buffers = {id(named[name]): buffer.copy() for name, buffer in state.items()}
-        self.t = check_count("t", t, 0)
+            if kind:
+                masters[id(parameter)] = (parameter.data, array.copy())
+            else:
+                buffers[id(parameter)] = array.copy()
+        self.buffers, self.masters, self.t = buffers, masters, check_count("t", t, 0)
+
+    def _named(self) -> dict[str, Any]:
+        return {p.name: p for group in self.groups for p in group["params"]}
+
+    def _master(self, parameter: Any) -> Array:
+        """The master of a parameter, or its data: what the step is computed with."""
+        data, master = self.masters.get(id(parameter), (None, None))
+        if data is parameter.data:
+            return master
+        return parameter.data if self.master is None else parameter.data.astype(self.master)
 
     def rate(self, parameter: Any) -> tuple[float, float]:
         """(lr, lr * weight_decay) that the next step will use for a parameter."""
@@ -131,6 +153,10 @@ class SGD:
             raise ValueError(f"{parameter.name}: the gradient has shape {u.shape}, not {w.shape}")
         if u.dtype != w.dtype:
             raise TypeError(f"{parameter.name}: the gradient has dtype {u.dtype}, not {w.dtype}")
+        w = self._master(parameter)
+        u = u.astype(w.dtype, copy=False)
+        if self.loss_scale != 1:
+            u = u / self.loss_scale
         scale: Any = 1.0
         if group["step_scale"] is not None:
             if hasattr(group["step_scale"], "t"):
@@ -147,7 +173,10 @@ class SGD:
             u = u + momentum * b if group["nesterov"] else b
         if group["decoupled"]:
             w = (1 - lr * decay) * w
-        parameter.data = w - lr * (u if group["step_scale"] is None else u * scale)
+        w = w - lr * (u if group["step_scale"] is None else u * scale)
+        parameter.data = w.astype(parameter.data.dtype, copy=False)
+        if self.master is not None:
+            self.masters[id(parameter)] = (parameter.data, w)
 
 
 def _for_channels(factor: Any, like: Array) -> Any:

@@ -6,23 +6,23 @@ A normalizer divides the deviations d = x - mean(x) of a group of n values by
 
 where C makes E[s] equal the standard deviation for Gaussian values. Everything the backward pass
 needs is the gradient of s, written with entries h that half precision can hold, at most 1 but for
-L2's, which reach sqrt(n), and a divisor m, a number or one for each row:
+L2's, which reach sqrt(n), a count m of values, and a factor a, 1 except for a real p:
 
-    ds/dd_i = C * h_i / m.
+    ds/dd_i = C * h_i / (m a).
 
 | p           | statistic                   | h_i                               | m | source      |
 |-------------|-----------------------------|-----------------------------------|---|-------------|
 | 2           | (mean d^2)^(1/2)            | d_i / s                           | n | batch norm  |
 | 1           | mean abs d                  | sign(d_i), sign(0) = 0            | n | equation 5  |
-| real p >= 1 | M = (mean abs(d)^p)^(1/p)   | sign(d_i) u_i^(p-1),              |   | the paper   |
+| real p >= 1 | M = (mean abs(d)^p)^(1/p)   | sign(d_i) u_i^(p-1),              | n | the paper   |
 |             |                             | u = abs(d) / max abs d            |   |             |
 | TopK(k)     | mean of the k largest abs d | sign(d_i) on those k, 0 elsewhere | k | the paper   |
 | inf         | max abs d: TopK(1)          | sign(d_j) at the maximum, else 0  | 1 | equation 6  |
 | Range()     | max d - min d               | 1 at the maximum, -1 at the       | 1 | 8-bit paper |
 |             |                             | minimum, 0 elsewhere              |   |             |
 
-For a real p, m = n (M / max abs d)^(p-1). (The plain form, (abs(d_i)/M)^(p-1) over n, has entries
-up to n^((p-1)/p), which overflow float16 for large n and p.)
+For a real p, a = (M / max abs d)^(p-1), one number a row. (The plain form, (abs(d_i)/M)^(p-1)
+over n, has entries up to n^((p-1)/p), which overflow float16 for large n and p.)
 
 Ties share equally: the candidates tied at the last place of a Top-k, at the maximum or at the
 minimum divide the slots that are left among themselves. That is a subgradient and it respects
@@ -32,38 +32,41 @@ first one makes the result depend on the order of the samples.
 Sources: Hoffer, Banner, Golan, Soudry, "Norm matters", NeurIPS 2018 ("equation"); Banner, Hubara,
 Hoffer, Soudry, "Scalable methods for 8-bit training of neural networks", NeurIPS 2018 ("8-bit
 paper"). Equation numbers, here and everywhere, are those of the authors' poster. Arrays are rows
-(groups, n), reduced along the last axis (see `lpnorm.arrays`).
+(groups, n), reduced along the last axis; each operation rounds once to the dtype of d or, for one
+number a row, to that of the accumulator (see `lpnorm.arrays.Accumulate`).
 """
 
 from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
-
-from lpnorm.arrays import Array, average, check_count, library_of
+from lpnorm.arrays import Accumulate, Array, check_count, library_of
+from lpnorm.gaussian import expected_range, expected_top
 
 
 class Norm:
     """One norm: `statistic` and its gradient `direction` side by side, and its constants."""
 
-    def statistic(self, d: Array, accumulate: Any) -> Array:
-        """The statistic of each row: (groups, n) -> (groups, 1), in the dtype `accumulate`."""
+    def statistic(self, d: Array, accumulate: Accumulate) -> Array:
+        """The statistic of each row: (groups, n) -> (groups, 1), in the accumulator's dtype."""
         raise NotImplementedError
 
-    def direction(self, d: Array, s: Array, accumulate: Any) -> tuple[Array, Any]:
-        """h (shape of d) and m: the gradient of s is C * h / m; s comes from `scale`.
+    def direction(self, d: Array, s: Array, accumulate: Accumulate) -> tuple[Array, Any]:
+        """h (shape of d) and a: the gradient of s is C * h / (m a); s comes from `scale`.
 
-        h has the dtype of d, or that of `accumulate` where it holds the shares of ties.
+        h has the dtype of d, or the accumulator's where it holds the shares of ties.
         """
         raise NotImplementedError
 
-    def scale(self, d: Array, constant: float, eps: float, accumulate: Any) -> Array:
+    def count(self, n: int) -> int:
+        """m: how many of n values share the gradient of s."""
+        return n
+
+    def scale(self, d: Array, constant: float, eps: float, accumulate: Accumulate) -> Array:
         """What the deviations are divided by: C * statistic + eps, (groups, n) -> (groups, 1)."""
         return constant * self.statistic(d, accumulate) + eps
 
@@ -90,17 +93,17 @@ class Lp(Norm):
 
     p: float
 
-    def statistic(self, d: Array, accumulate: Any) -> Array:
+    def statistic(self, d: Array, accumulate: Accumulate) -> Array:
         u, largest = _over_largest(d)
         return largest * self._mean_power(u, accumulate)
 
-    def direction(self, d: Array, s: Array, accumulate: Any) -> tuple[Array, Any]:
+    def direction(self, d: Array, s: Array, accumulate: Accumulate) -> tuple[Array, Any]:
         u, _ = _over_largest(d)
         mean = _nonzero(self._mean_power(u, accumulate))
-        return library_of(d).sign(d) * u ** (self.p - 1), d.shape[-1] * mean ** (self.p - 1)
+        return library_of(d).sign(d) * u ** (self.p - 1), mean ** (self.p - 1)
 
-    def _mean_power(self, u: Array, accumulate: Any) -> Array:
-        return average(u**self.p, accumulate) ** (1 / self.p)
+    def _mean_power(self, u: Array, accumulate: Accumulate) -> Array:
+        return accumulate.average(u**self.p) ** (1 / self.p)
 
     def paper_constant(self, n: int) -> float:
         """C_p = (2^(p/2) Gamma((p+1)/2) / sqrt(pi))^(-1/p) = (E|z|^p)^(-1/p)."""
@@ -113,11 +116,11 @@ class Lp(Norm):
 class L1(Norm):
     """mean |d|: no square and no root; only the sum can overflow (equation 5)."""
 
-    def statistic(self, d: Array, accumulate: Any) -> Array:
-        return average(abs(d), accumulate)
+    def statistic(self, d: Array, accumulate: Accumulate) -> Array:
+        return accumulate.average(abs(d))
 
-    def direction(self, d: Array, s: Array, accumulate: Any) -> tuple[Array, Any]:
-        return library_of(d).sign(d), d.shape[-1]
+    def direction(self, d: Array, s: Array, accumulate: Accumulate) -> tuple[Array, Any]:
+        return library_of(d).sign(d), 1.0
 
     def paper_constant(self, n: int) -> float:
         """C_1 = 1 / E|z| = sqrt(pi/2)."""
@@ -132,14 +135,14 @@ class L2(Norm):
     With s = (mean d^2 + eps)^(1/2), ds/dd_i = d_i / (n s) exactly, eps included: h = d / s.
     """
 
-    def statistic(self, d: Array, accumulate: Any) -> Array:
+    def statistic(self, d: Array, accumulate: Accumulate) -> Array:
         return self.scale(d, 1.0, 0.0, accumulate)
 
-    def scale(self, d: Array, constant: float, eps: float, accumulate: Any) -> Array:
-        return library_of(d).sqrt(average(d * d, accumulate) + eps)  # C = 1
+    def scale(self, d: Array, constant: float, eps: float, accumulate: Accumulate) -> Array:
+        return library_of(d).sqrt(accumulate.average(d * d) + eps)  # C = 1
 
-    def direction(self, d: Array, s: Array, accumulate: Any) -> tuple[Array, Any]:
-        return (d / s).astype(d.dtype, copy=False), d.shape[-1]
+    def direction(self, d: Array, s: Array, accumulate: Accumulate) -> tuple[Array, Any]:
+        return (d / s).astype(d.dtype, copy=False), 1.0
 
     def paper_constant(self, n: int) -> float:
         return 1.0
@@ -161,53 +164,60 @@ class TopK(Norm):
         if self.k > n:
             raise ValueError(f"p = TopK({self.k}) needs groups of {self.k} values or more, got {n}")
 
-    def statistic(self, d: Array, accumulate: Any) -> Array:
-        return average(self._largest(abs(d)), accumulate)
+    def statistic(self, d: Array, accumulate: Accumulate) -> Array:
+        return accumulate.average(self._largest(abs(d)))
 
-    def direction(self, d: Array, s: Array, accumulate: Any) -> tuple[Array, Any]:
+    def direction(self, d: Array, s: Array, accumulate: Accumulate) -> tuple[Array, Any]:
         size = abs(d)
-        last = self._largest(size).min(axis=-1, keepdims=True)  # the k-th place
+        last = self._largest(size)[:, :1]  # the k-th place
         above, tied = size > last, size == last
         slots_left = self.k - above.sum(axis=-1, keepdims=True)
         share = slots_left / tied.sum(axis=-1, keepdims=True).clip(1)
-        return library_of(d).sign(d) * (above + tied * share.astype(accumulate)), self.k
+        return library_of(d).sign(d) * (above + tied * share.astype(accumulate.dtype)), 1.0
+
+    def count(self, n: int) -> int:
+        return self.k
 
     def _largest(self, size: Array) -> Array:
-        """The k largest of each row, (groups, n) -> (groups, k); NaN counts as largest."""
+        """The k largest of each row in increasing order, (groups, k); NaN counts as largest."""
         if self.k == 1:
             return size.max(axis=-1, keepdims=True)
         n = size.shape[-1]
-        return library_of(size).partition(size, n - self.k, axis=-1)[:, n - self.k :]
+        largest = library_of(size).partition(size, n - self.k, axis=-1)[:, n - self.k :]
+        return library_of(size).sort(largest, axis=-1)
 
     def paper_constant(self, n: int) -> float:
         """C_inf(n) = (1 + sqrt(pi ln 4)) / (2 sqrt(2 ln n)) for every k (equation 6)."""
         return (1 + math.sqrt(math.pi * math.log(4))) / (2 * math.sqrt(2 * math.log(n)))
 
     def exact_constant(self, n: int) -> float:
-        return 1 / _expected_top(n, self.k)
+        return 1 / expected_top(n, self.k)
 
 
 @dataclass(frozen=True)
 class Range(Norm):
     """max d - min d, the statistic of the same authors' 8-bit paper."""
 
-    def statistic(self, d: Array, accumulate: Any) -> Array:
+    def statistic(self, d: Array, accumulate: Accumulate) -> Array:
         top, bottom = d.max(axis=-1, keepdims=True), d.min(axis=-1, keepdims=True)
-        return top.astype(accumulate) - bottom.astype(accumulate)
+        return top.astype(accumulate.dtype) - bottom.astype(accumulate.dtype)
 
-    def direction(self, d: Array, s: Array, accumulate: Any) -> tuple[Array, Any]:
+    def direction(self, d: Array, s: Array, accumulate: Accumulate) -> tuple[Array, Any]:
         def shared(hit: Array) -> Array:  # one slot, divided among all that are tied
-            return hit * (1 / hit.sum(axis=-1, keepdims=True).clip(1)).astype(accumulate)
+            return hit * (1 / hit.sum(axis=-1, keepdims=True).clip(1)).astype(accumulate.dtype)
 
         top, bottom = d.max(axis=-1, keepdims=True), d.min(axis=-1, keepdims=True)
-        return shared(d == top) - shared(d == bottom), 1
+        return shared(d == top) - shared(d == bottom), 1.0
+
+    def count(self, n: int) -> int:
+        return 1
 
     def paper_constant(self, n: int) -> float:
         """1 / sqrt(2 ln n); the authors' later code uses 0.35 * C_inf(n) instead."""
         return 1 / math.sqrt(2 * math.log(n))
 
     def exact_constant(self, n: int) -> float:
-        return 1 / _expected_range(n)
+        return 1 / expected_range(n)
 
 
 def as_norm(p: Any) -> Norm:
@@ -285,65 +295,3 @@ def _over_largest(d: Array) -> tuple[Array, Array]:
 def _nonzero(column: Array) -> Array:
     """The column with 1 in place of 0, to divide by: 0 / 0 is meant to be 0 there."""
     return column + (column == 0)
-
-
-# --- expectations of order statistics -------------------------------------------------------
-#
-# Let q(t) = P(|z| > t) = erfc(t/sqrt 2) and N(t) ~ Binomial(n, q(t)) the number of values above t.
-# The sum of the k largest is the integral over t >= 0 of min(N(t), k), so
-#     E[mean of the k largest] = 1/k * integral of E[min(N, k)] dt.
-# Where n q >> k the integrand is k, where n q << k it is n q (whose integral has a closed form):
-# only the transition between the two is left to a quadrature.
-
-
-def _expected_top(n: int, k: int) -> float:
-    """E[mean of the k largest of |z_1|, ..., |z_n|], z independent standard Gaussian."""
-    spread = 10 * math.sqrt(k) + 60  # pmf below 1e-15 beyond
-    start = _where_above(min(n, k + spread) / n)
-    end = _where_above(max(k - spread, 1e-9) / n)
-    density = math.exp(-end * end / 2) / math.sqrt(2 * math.pi)
-    tail = n * (2 * density - end * math.erfc(end / math.sqrt(2)))  # the integral of n q
-
-    def expected_min(t: np.ndarray) -> np.ndarray:  # E[min(N, k)] = k - sum_{j<k} (k - j) P(N = j)
-        q = _above(t)[:, None]
-        j = np.arange(max(0, int(k - 2 * spread)), k)
-        steps = np.log((n - np.arange(k - 1)) / (1 + np.arange(k - 1)))
-        log_binomial = np.concatenate([[0.0], np.cumsum(steps)])[j]
-        pmf = np.exp(log_binomial + j * np.log(q) + (n - j) * np.log1p(-q))
-        return k - pmf @ (k - j)
-
-    return (k * start + _integral(expected_min, start, end) + tail) / k
-
-
-def _expected_range(n: int) -> float:
-    """E[max z - min z] = 2 E[max z] = 2 * integral over t >= 0 of 1 - F(t)^n - F(-t)^n."""
-    start, end = _where_above(min(1.0, 200 / n)), _where_above(1e-20 / n)
-
-    def above(t: np.ndarray) -> np.ndarray:
-        tail = _above(t) / 2  # F(-t)
-        return -np.expm1(n * np.log1p(-tail)) - tail**n
-
-    return 2 * (start + _integral(above, start, end))
-
-
-def _integral(f: Callable[[np.ndarray], np.ndarray], start: float, end: float) -> float:
-    """Gauss-Legendre with 32 nodes on each of 16 panels; f is smooth."""
-    nodes, weights = np.polynomial.legendre.leggauss(32)
-    edges = np.linspace(start, end, 17)
-    half = (edges[1:] - edges[:-1]) / 2
-    t = (edges[:-1] + half)[:, None] + half[:, None] * nodes
-    return float(f(t.ravel()) @ (half[:, None] * weights).ravel())
-
-
-def _where_above(q: float) -> float:
-    """The t >= 0 with P(|z| > t) = q, by bisection."""
-    low, high = 0.0, 40.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if math.erfc(middle / math.sqrt(2)) > q else (low, middle)
-    return low
-
-
-def _above(t: np.ndarray) -> np.ndarray:
-    """P(|z| > t) for each t."""
-    return np.array([math.erfc(value / math.sqrt(2)) for value in t])

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from lpnorm import Range, TopK, gaussian_constant
+from lpnorm import Accumulate, Range, TopK, gaussian_constant
 from lpnorm.norms import as_norm
 
 SIZES = [2, 4, 16, 64, 256]
@@ -21,7 +21,7 @@ def simulate(p, n, groups, seed):
     for size in [min(20_000, groups)] * (groups // min(20_000, groups)):
         x = rng.standard_normal((size, n))
         d = x - x.mean(axis=1, keepdims=True)
-        values.append(as_norm(p).statistic(d, "float64")[:, 0])
+        values.append(as_norm(p).statistic(d, Accumulate("float64"))[:, 0])
     scale = gaussian_constant(p, n, "exact") * np.concatenate(values)
     return scale.mean(), scale.std() / math.sqrt(scale.size)
 

@@ -15,6 +15,7 @@ PACKAGE = Path(lpnorm.__file__).parent
 ROOMS = [  # a room imports only rooms listed above it
     "files",
     "arrays",
+    "gaussian",
     "norms",
     "batchnorm",
     "weightnorm",

@@ -159,7 +159,7 @@ def test_float16_stays_float16_and_close(xp, p):
 
 @pytest.mark.parametrize("size", [1e-4, 300.0])
 def test_small_and_large_float16_weights_are_ordinary_ones(xp, size):
-    """Squares of 1e-4 underflow float16 and those of 300 overflow; dw * v of 1e-7 does too."""
+    """Squares of 1e-4 underflow float16, those of 300 overflow; dw * v_hat of 1e-5 loses bits."""
     v = (normal(0, (4, 2304)) * size).astype("float16")
     dw, g = (normal(1, v.shape) * 1e-3).astype("float16"), normal(2, (4,), "float32")
     w, cache = lpnorm.weight_norm(xp(v), xp(g))
@@ -167,7 +167,7 @@ def test_small_and_large_float16_weights_are_ordinary_ones(xp, size):
     assert dg.dtype == np.float32 and w.dtype == dv.dtype == np.float16
     np.testing.assert_allclose(xp.numpy(w), oracle.weight_norm(v, g), rtol=3e-3, atol=1e-7)
     want_dv, want_dg = oracle.weight_norm_backward(dw, v, g)
-    np.testing.assert_allclose(xp.numpy(dg), want_dg, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(xp.numpy(dg), want_dg, rtol=3e-3, atol=3e-6)
     np.testing.assert_allclose(
         xp.numpy(dv), want_dv, rtol=3e-3, atol=1e-7 + 1e-3 * np.abs(want_dv).max()
     )

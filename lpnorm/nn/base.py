@@ -134,7 +134,7 @@ class Layer:
             parameter.grad = None if parameter.grad is None else moved(parameter.grad, dtype)
         for _, layer in self.layers():
             for name in layer.buffers:
-                wide = None if dtype is None else accumulator(dtype, layer.accumulate)
+                wide = None if dtype is None else accumulator(dtype, layer.accumulate).dtype
                 setattr(layer, name, moved(getattr(layer, name), wide))
         return self
 

@@ -16,7 +16,6 @@ from lpnorm.arrays import (
     library_of,
     matmul,
     to_device,
-    total,
 )
 from lpnorm.nn.base import Backward, Layer, Parameter, check_input
 
@@ -68,7 +67,7 @@ class _Weighted(Layer):
         weight, bias = self.weight, self.bias
         weight.add_grad(matmul(dy.T, x).reshape(weight.data.shape))
         if bias is not None:
-            sums = total(dy.T, accumulator(dy.dtype))
+            sums = accumulator(dy.dtype).total(dy.T)
             bias.add_grad(sums[:, 0].astype(dy.dtype, copy=False))
 
 
@@ -201,7 +200,7 @@ class Windows:
         (above, left), (down, right) = self.padding, self.stride
         n, c, height, width = x.shape
         size = (c, n, height + 2 * above, width + 2 * left)
-        dx = library_of(x).zeros(size, accumulator(x.dtype))
+        dx = library_of(x).zeros(size, accumulator(x.dtype).dtype)
         dx = dx.transpose(1, 0, 2, 3)  # channels first in memory, as Conv2d's matrix product is
         rows, columns = taps.shape[4:]
         for i in range(self.kernel[0]):

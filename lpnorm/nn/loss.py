@@ -32,7 +32,7 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
     check_shape("labels", labels, (n,))
     if int(labels.min()) < 0 or int(labels.max()) >= classes:
         raise ValueError(f"labels must be from 0 to {classes - 1}")
-    wide = accumulator(logits.dtype)
+    wide = accumulator(logits.dtype).dtype
     z = logits.astype(wide)
     z = z - z.max(axis=1, keepdims=True)
     exp = xp.exp(z)

@@ -10,7 +10,6 @@ from lpnorm import batchnorm
 from lpnorm.arrays import (
     Array,
     accumulator,
-    average,
     check_axes,
     check_count,
     check_dtype,
@@ -18,7 +17,6 @@ from lpnorm.arrays import (
     column,
     from_rows,
     to_rows,
-    total,
 )
 from lpnorm.nn.base import Backward, Layer, Parameter, check_input
 from lpnorm.norms import as_norm, gaussian_constant
@@ -87,8 +85,8 @@ class BatchNorm(_Normalization):
         self.axis = axis
         self.momentum = check_number("momentum", momentum, 0, 1)
         self.accumulate = accumulate
-        self.running_mean = np.zeros(shape, accumulator(dtype, accumulate))
-        self.running_scale = np.ones(shape, accumulator(dtype, accumulate))
+        wide = accumulator(dtype, accumulate).dtype
+        self.running_mean, self.running_scale = np.zeros(shape, wide), np.ones(shape, wide)
 
     def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
         axis, channels = check_axes(self.axis, x.ndim)[0], self.running_mean.shape[0]
@@ -188,7 +186,7 @@ class MeanOnlyBatchNorm(Layer):
         shape = (check_count("channels", channels),)
         self.axis, self.momentum = axis, check_number("momentum", momentum, 0, 1)
         self.beta = Parameter(np.zeros(shape, check_dtype("dtype", dtype)))
-        self.running_mean = np.zeros(shape, accumulator(dtype))
+        self.running_mean = np.zeros(shape, accumulator(dtype).dtype)
 
     def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
         (axis,), beta = check_axes(self.axis, x.ndim), self.beta.data
@@ -197,7 +195,7 @@ class MeanOnlyBatchNorm(Layer):
         check_input(self, x, beta, tuple(shape))
         reduced = tuple(a for a in range(x.ndim) if a != axis)
         rows, wide = to_rows(x, reduced), accumulator(x.dtype)
-        mean = average(rows, wide) if train else column(self.running_mean)
+        mean = wide.average(rows) if train else column(self.running_mean)
         if train:
             batch = mean[:, 0].astype(self.running_mean.dtype)
             self.running_mean = (1 - self.momentum) * self.running_mean + self.momentum * batch
@@ -205,8 +203,8 @@ class MeanOnlyBatchNorm(Layer):
 
         def backward(dy: Array) -> Array:
             dy = to_rows(dy, reduced)
-            self.beta.add_grad(total(dy, wide)[:, 0].astype(beta.dtype, copy=False))
-            dx = (dy - average(dy, wide)).astype(dy.dtype, copy=False) if train else dy.copy()
+            self.beta.add_grad(wide.total(dy)[:, 0].astype(beta.dtype, copy=False))
+            dx = (dy - wide.average(dy)).astype(dy.dtype, copy=False) if train else dy.copy()
             return from_rows(dx, x.shape, reduced)
 
         return from_rows(y, x.shape, reduced), backward

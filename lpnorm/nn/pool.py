@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from lpnorm.arrays import Array, accumulator, average, library_of
+from lpnorm.arrays import Array, accumulator, library_of
 from lpnorm.nn.base import Backward, Layer
 from lpnorm.nn.linear import Windows
 
@@ -50,7 +50,7 @@ class AvgPool2d(Layer):
     def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
         seen = self.windows.view(x)
         area = seen.shape[0] * seen.shape[1]
-        y = average(seen.reshape(area, -1).T, accumulator(x.dtype)).reshape(seen.shape[2:])
+        y = accumulator(x.dtype).average(seen.reshape(area, -1).T).reshape(seen.shape[2:])
 
         def backward(dy: Array) -> Array:
             share = _share(dy, area)
@@ -66,7 +66,7 @@ class GlobalAvgPool2d(Layer):
         if x.ndim != 4:
             raise ValueError(f"GlobalAvgPool2d: x must have shape (N, C, H, W), got {x.shape}")
         n, c, height, width = x.shape
-        y = average(x.reshape(n * c, -1), accumulator(x.dtype)).reshape(n, c)
+        y = accumulator(x.dtype).average(x.reshape(n * c, -1)).reshape(n, c)
 
         def backward(dy: Array) -> Array:
             share = _share(dy, height * width)[..., None, None]
@@ -77,7 +77,7 @@ class GlobalAvgPool2d(Layer):
 
 def _share(dy: Array, area: int) -> Array:
     """dy / area, rounded once (float16 cannot hold every area)."""
-    return (dy.astype(accumulator(dy.dtype)) / area).astype(dy.dtype)
+    return (dy.astype(accumulator(dy.dtype).dtype) / area).astype(dy.dtype)
 
 
 def _pool_windows(owner: str, kernel: Any, stride: Any, padding: Any) -> Windows:

@@ -110,7 +110,7 @@ class BoundedWeightNorm(WeightNorm):
 
     def _start(self, name: str, v: Array) -> None:
         rho = weightnorm.bounded_norm(v, self.p, self.axis)
-        setattr(self, f"{name}_rho", np.full((), rho, accumulator(v.dtype)))
+        setattr(self, f"{name}_rho", np.full((), rho, accumulator(v.dtype).dtype))
         self.buffers = (*self.buffers, f"{name}_rho")
 
     def _compute(self, name: str) -> tuple[Array, Any]:
