@@ -391,7 +391,7 @@ def test_gradients_that_never_fit_are_a_divergence(xp):
     model = net(xp, dtype="float16")
     model[-1].weight.data = model[-1].weight.data * xp(np.array(30000.0, "float16"))
     scale = training.LossScale(1.0, dynamic=True)
-    with pytest.raises(training.Diverged, match="gradient of parameter|loss is"):
+    with pytest.raises(training.Diverged, match=r"gradient of parameter|loss is"):
         train(model, tiny(xp, dtype="float16"), loss_scale=scale)
 
 
@@ -419,5 +419,5 @@ def test_float16_training_goes_on_with_the_same_bits(tmp_path, arguments):
 def test_a_wrong_loss_scale_is_named(bad):
     with pytest.raises((TypeError, ValueError), match="scale must be"):
         training.LossScale(bad)
-    with pytest.raises(TypeError, match="loss_scale must be None or a training.LossScale"):
+    with pytest.raises(TypeError, match=r"loss_scale must be None or a training\.LossScale"):
         train(models.digits_net(width=2), tiny(lambda a: a), loss_scale=128.0)
