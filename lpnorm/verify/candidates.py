@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import importlib
 import inspect
 import sys
 import types
@@ -116,11 +117,11 @@ class _Jax(_NumPy):
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         import jax
 
-        if hasattr(jax, "enable_x64"):
-            return jax.enable_x64(True)  # type: ignore[no-any-return]
-        from jax.experimental import enable_x64
-
-        return enable_x64()  # type: ignore[no-any-return]
+        enable = getattr(jax, "enable_x64", None)
+        if enable is None:  # before JAX 0.8
+            enable = importlib.import_module("jax.experimental").enable_x64
+        result: contextlib.AbstractContextManager[Any] = enable(True)
+        return result
 
 
 LIBRARIES = {"numpy": _NumPy, "cupy": _CuPy, "torch": _Torch, "jax": _Jax}
@@ -187,7 +188,7 @@ def _code(candidate: Any) -> tuple[types.FunctionType, set[str]] | None:
         else:
             break
     if not isinstance(f, types.FunctionType):
-        f = getattr(type(f), "__call__", None)
+        f = vars(type(f)).get("__call__")
         if not isinstance(f, types.FunctionType):
             return None
     return f, set(_names(f.__code__))
@@ -213,8 +214,9 @@ class Call:
     def takes_eps(self) -> bool:
         return self.eps_name is not None or self.positions >= 4
 
-    def __call__(self, x: Any, gamma: Any, beta: Any, eps: float) -> Any:
-        given = [x, gamma, beta, eps][: self.positions]
+    def __call__(self, *arguments: Any) -> Any:
+        """arguments: x, gamma, beta, eps."""
+        given, eps = list(arguments[: self.positions]), arguments[-1]
         keywords = dict(self.keywords)
         if self.eps_name is not None:
             given = given[:3]
@@ -452,13 +454,13 @@ def adapt(candidate: Any, layer: str, settings: dict[str, Any], backend: str | N
             f"{type(candidate).__name__} is no candidate: give (forward, backward), something with "
             "those two names, a function, or a torch module or its factory"
         )
-    library = backend or uses(candidate)
+    name = backend or uses(candidate)
     call = how_to_call(candidate, settings)
-    if library == "torch":
+    if name == "torch":
         return TorchFunction(call)
-    if library == "jax":
+    if name == "jax":
         return JaxFunction(call)
-    return Pair(call, None, LIBRARIES[library]())
+    return Pair(call, None, LIBRARIES[name]())
 
 
 def _torch(torch: Any, candidate: Any, layer: str, settings: dict[str, Any]) -> Candidate | None:
@@ -468,8 +470,9 @@ def _torch(torch: Any, candidate: Any, layer: str, settings: dict[str, Any]) -> 
     if isinstance(candidate, type) and issubclass(candidate, torch.nn.Module):
         return TorchModule(candidate, None, layer)
     if isinstance(candidate, type) and issubclass(candidate, torch.autograd.Function):
-        takes = len(inspect.signature(candidate.forward).parameters) - 1
-        return TorchFunction(Call(candidate.apply, takes))
+        function: Any = candidate
+        takes = len(inspect.signature(function.forward).parameters) - 1
+        return TorchFunction(Call(function.apply, takes))
     if not callable(candidate):
         return None
     try:

@@ -124,7 +124,8 @@ def gaps(n: int, groups: int = GROUPS, seed: int = 0) -> Array:
     1 / (4 n) of their scale, so that no rounding makes a tie; the largest |d| is negative in every
     other row, so that a forgotten absolute value shows.
     """
-    rng, rows = np.random.default_rng([seed, n]), []
+    rng = np.random.default_rng([seed, n])
+    rows: list[Array] = []
     while len(rows) < groups:
         x = (np.arange(n) + 0.5 + rng.uniform(-0.3, 0.3, n)) * rng.choice([-1.0, 1.0], n)
         x = half(rng.permutation(x) * (1.7 / n))

@@ -1,4 +1,4 @@
-"""What is wrong? Compare a wrong candidate's numbers with every known mistake, then with factors."""
+"""What is wrong? A candidate's numbers compared with every known mistake, then with factors."""
 
 from __future__ import annotations
 
@@ -51,16 +51,22 @@ def given(trial: Trial, conventions: Conventions) -> dict[str, Any]:
 
 
 def diagnose(
-    trials: Sequence[Trial], layer: str, conventions: Conventions, recognised: bool
+    trials: Sequence[Trial],
+    layer: str,
+    conventions: Conventions,
+    recognised: bool,
+    wrong: Sequence[str],
 ) -> Diagnosis | None:
     """The known mistake that gives the numbers of all these trials; None if there is none.
 
-    recognised: whether y is right under the conventions; if not, mistakes in the forward are
+    wrong: the outputs that are. recognised: whether y is right under the conventions; if not, mistakes in the forward are
     tried under every convention. All outputs together first, then each wrong one on its own.
     """
     trials = [t for t in trials if t.got is not None and t.want is not None]
     if not trials:
         return None
+    lost = [n for n in wrong if any(not np.all(np.isfinite(t.values(n)[0])) for t in trials)]
+    names = {t.case.name for t in trials}
     everything = [m for m in (*FORWARD, *BACKWARD) if m.applies(layer, conventions.p)]
     spread = [conventions] if recognised else _conventions(conventions)
     best: tuple[float, Mistake | None] = (np.inf, None)
@@ -71,7 +77,11 @@ def diagnose(
                 best = (distance, mistake)
         if best[1] is not None:
             return Diagnosis(best[1].diagnosis, best[1].compare, best[1].name)
-    wrong = _wrong(trials)
+    if lost:
+        where = " and ".join(sorted(names))
+        what = " and ".join(lost)
+        return Diagnosis(f"{what}: NaN or infinity where a finite number belongs ({where})")
+        )
     found = []
     for name in wrong:
         best = (np.inf, None)
@@ -110,16 +120,6 @@ def _conventions(usual: Conventions) -> list[Conventions]:
 
 def _line(name: str) -> str:
     return variants.text(variants.NORM, name)
-
-
-def _wrong(trials: Sequence[Trial]) -> list[str]:
-    """The outputs that are not the reference's."""
-    found = []
-    for name in trials[0].outputs():
-        pairs = [t.values(name) for t in trials]
-        if any(_off(*pair) > 1e-2 * CLOSE[trials[0].case.dtype] for pair in pairs):
-            found.append(name)
-    return found
 
 
 def _off(got: Array, want: Array) -> float:

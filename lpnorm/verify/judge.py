@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -28,6 +30,8 @@ def check(
     *,
     axis: Any = None,
     ndim: int | tuple[int, ...] | None = None,
+    momentum: str | None = None,
+    running: str | None = None,
     backend: str | None = None,
     first_failure: bool = False,
 ) -> Report:
@@ -39,9 +43,10 @@ def check(
     it gets, a module is held to its attribute `eps`, and what has neither may have its own.
     dtype: "float16", "float32", "float64" or several, which it must then take; None tries all
     three and notes those that are refused. axis: the channel axis of batch norm (1), or the axes
-    layer norm reduces (-1). ndim: how many axes x may have; None tries several. backend: "numpy",
-    "cupy", "torch" or "jax" for a function whose library its code does not name. first_failure:
-    stop there, without diagnosis (for testing many candidates).
+    layer norm reduces (-1). ndim: how many axes x may have; None tries several. momentum: "new" or
+    "kept", running: "scale", "variance" or "reciprocal": demand what momentum means and what the
+    running statistic holds; None recognises them. backend: "numpy", "cupy", "torch" or "jax" for
+    a function whose library its code does not name. first_failure: stop there (for testing many).
 
     Returns a Report; str() of it is for people. A candidate that cannot be run at all gives
     verdict "could not run". Raises ValueError or TypeError for wrong arguments of its own.
@@ -55,6 +60,12 @@ def check(
         raise ValueError(f'constant must be "paper", "exact" or None, got {constant!r}')
     if eps is not ANY:
         eps = check_number("eps", eps)
+    for name, value, choices in (
+        ("momentum", momentum, ("new", "kept")),
+        ("running", running, ("scale", "variance", "reciprocal")),
+    ):
+        if value is not None and value not in choices:
+            raise ValueError(f"{name} must be one of {', '.join(choices)} or None, got {value!r}")
     if backend is not None and backend not in LIBRARIES:
         raise ValueError(f"backend must be one of {', '.join(LIBRARIES)}, got {backend!r}")
     if axis is None:
@@ -67,17 +78,17 @@ def check(
         "any" if constant is ANY else constant,
         _dtypes(dtype),
         (ndim,) if isinstance(ndim, int) else ndim,
+        momentum,
+        running,
     )
     report = Report(layer, p, type(candidate).__name__)
     passed: dict[str, Any] = {"p": p, "axis": axis}
     if constant is not ANY:
         passed["constant"] = constant
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
+    with warnings.catch_warnings(), np.errstate(all="ignore"), _one_thread():
         warnings.simplefilter("ignore")
         try:
-            adapted = adapt(candidate, layer, passed, backend)
-            report.candidate = adapted.kind
-            for found in _all_checks(adapted, settings, report):
+            for found in _all_checks(candidate, settings, passed, backend, report):
                 report.checks.append(found)
                 if first_failure and found.status == "failed":
                     break
@@ -90,9 +101,39 @@ def check(
     return report
 
 
-def _all_checks(adapted: Any, settings: Any, report: Report) -> Iterator[Check]:
-    judge = norm_checks.NormChecks(adapted, settings, report)
-    yield from judge.checks()
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """torch on one thread: the probes are small, and waking threads takes longer than the work."""
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else 0
+    if torch:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if torch:
+            torch.set_num_threads(threads)
+
+
+def _all_checks(
+    candidate: Any, settings: Any, passed: dict[str, Any], backend: str | None, report: Report
+) -> Iterator[Check]:
+    """Every check. A function that does not take NumPy arrays may take tensors of what is loaded:
+    x.abs().mean(0) names no library."""
+    first: CannotRun | None = None
+    loaded = [name for name in ("torch", "jax") if name in sys.modules and backend is None]
+    for library in (backend, *loaded):
+        try:
+            adapted = adapt(candidate, settings.layer, passed, library)
+            judge = norm_checks.NormChecks(adapted, settings, report)
+        except CannotRun as error:
+            first = first or error
+            continue
+        report.candidate = adapted.kind
+        yield from judge.checks()
+        return
+    assert first is not None
+    raise first
 
 
 def _dtypes(dtype: Any) -> tuple[str, ...] | None:

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm.verify import cases, laws, ties
+from lpnorm.verify import cases, laws, running, ties
 from lpnorm.verify.candidates import Candidate, CannotRun
 from lpnorm.verify.cases import Case, Layout
 from lpnorm.verify.diagnosis import Diagnosis, diagnose
 from lpnorm.verify.recognise import Recognised, recognise
 from lpnorm.verify.reference import Arithmetic, arithmetics
 from lpnorm.verify.report import Check, Report
-from lpnorm.verify.trials import Error, Trial, call, errors, judge
+from lpnorm.verify.trials import Error, Trial, call, errors, judge, overflows
 
 DTYPES = ("float64", "float32", "float16")
 RANKS = {"batch_norm": (4, 2, 3, 5), "layer_norm": (2, 3, 4)}
@@ -34,6 +34,8 @@ class Settings:
     constant: Any
     dtypes: tuple[str, ...] | None  # None: those it takes
     ndim: tuple[int, ...] | None
+    momentum: str | None = None  # "new" or "kept"
+    running: str | None = None  # "scale", "variance" or "reciprocal"
 
 
 class NormChecks:
@@ -142,7 +144,7 @@ class NormChecks:
             "deviations as small as eps: eps decides, also in the gradient",
             rows * small,
         )
-        if self.candidate.size is None:
+        if self.candidate.size is None and dtype == self.dtype:
             for n in (2, 3, 5):
                 if n >= cases.least(p):
                     why = "tiny groups: n and n - 1 differ most, and ties are certain"
@@ -152,7 +154,7 @@ class NormChecks:
             rng = np.random.default_rng(4096)
             yield made("many values", why, cases.half(rng.standard_normal((self.groups, 4096))))
         if self.conventions.place != "none":
-            n = max(8, cases.least(p)) if self.candidate.size is None else self.candidate.size
+            n = self.n()
             level = np.resize([1.5, 0.0, -3.0], self.groups)[:, None]
             why = "a constant channel: y must be beta, and no gradient may be NaN"
             constant = np.broadcast_to(level, (self.groups, n)).copy()
@@ -160,7 +162,8 @@ class NormChecks:
             if self.groups > 1:
                 constant[0] = cases.gaps(n, 1)[0]
                 yield made("one channel of many varies", why, constant)
-        if cases.least(p) == 1 and self.candidate.size is None and self.conventions.place != "none":
+        one = cases.least(p) == 1 and self.candidate.size is None and dtype == self.dtype
+        if one and self.conventions.place != "none":
             why = "one value a group: d = 0, so y = beta and dx = 0"
             yield made("n = 1", why, np.array([[1.0], [-2.0], [0.5]])[np.arange(self.groups) % 3])
 
@@ -185,6 +188,7 @@ class NormChecks:
             yield from self.values(dtype)
         yield from ties.checks(self)
         yield from laws.checks(self)
+        yield from running.checks(self)
 
     def _asked_for(self) -> Iterator[Check]:
         why = "what was asked for by name must be there"
@@ -221,7 +225,7 @@ class NormChecks:
         arithmetic, found = self.best_arithmetic(dtype, trials)
         failing = [t for t in trials if id(t) in found and _fails(found[id(t)])]
         self._say_arithmetic(dtype, arithmetic, trials)
-        common = self.diagnosis(_telling(failing))
+        common = self.diagnosis(_telling(failing), found)
         for trial in trials:
             name, why = f"{trial.case.name}, {dtype}", trial.case.why
             if trial.got is None:
@@ -238,12 +242,16 @@ class NormChecks:
             if self._undefined_constant(trial):
                 continue
             detail = "; ".join(str(e) for e in worst if not e.fraction <= 1)
-            said = common if common and trial in _telling(failing) else self.diagnosis([trial])
+            said = (
+                common if common and trial in _telling(failing) else self.diagnosis([trial], found)
+            )
             said = said or common or Diagnosis("")
             yield Check(name, "failed", why, detail, said.words, said.compare)
 
-    def diagnosis(self, trials: list[Trial]) -> Diagnosis | None:
-        return diagnose(trials, self.layer, self.conventions, self.recognised.fits)
+    def diagnosis(self, trials: list[Trial], found: dict[int, list[Error]]) -> Diagnosis | None:
+        wrong = [e.name for t in trials for e in found[id(t)] if not e.fraction <= 1]
+        once = list(dict.fromkeys(wrong))
+        return diagnose(trials, self.layer, self.conventions, self.recognised.fits, once)
 
     def best_arithmetic(
         self, dtype: str, trials: list[Trial]
@@ -269,6 +277,17 @@ class NormChecks:
             self.report.notes.append(
                 f"in {dtype} y is computed as a x + b, which loses digits where the mean is large"
             )
+        for trial in trials:
+            if trial.want is None:
+                continue
+            gone = overflows(trial, self.conventions)
+            for name in gone:
+                got = getattr(trial.got, name)
+                if got is not None and not np.all(np.isfinite(got[gone[name]])):
+                    self.report.notes.append(
+                        f"in {dtype} {name} is NaN or infinite where the scale is very small "
+                        "(1 / s^2 does not fit): take a larger eps there"
+                    )
         for trial in trials[:1]:
             y = getattr(trial.got, "y", None)
             if y is not None and str(y.dtype) != dtype:

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm.norms import Range
+from lpnorm.norms import Range, as_norm
 from lpnorm.verify import oracle
-from lpnorm.verify.bounds import normalize_bounds
+from lpnorm.verify.bounds import normalize_bounds, with_eps
 from lpnorm.verify.candidates import Outcome
 from lpnorm.verify.cases import Case
+from lpnorm.verify.variants import FLOAT64
 
 Array = np.ndarray
 # The bounds are those of one order of operations; other right orders (autograd's, gamma taken out
@@ -67,7 +68,7 @@ def constants(p: Any) -> list[str | None]:
         return ["paper"]  # all are 1
     if isinstance(p, Range):
         return ["paper", "exact", None, "later"]
-    order = isinstance(p, float) and math.isinf(p) or hasattr(p, "k")
+    order = p == math.inf or hasattr(p, "k")
     return ["paper", "exact", None] if order else ["paper", None]
 
 
@@ -107,7 +108,7 @@ def expected(case: Case, conventions: Conventions) -> Outcome:
     backward = oracle.batch_norm_backward
     forward = oracle.batch_norm
     if case.layout.layer == "layer_norm":
-        forward, backward = oracle.layer_norm, oracle.layer_norm_backward  # type: ignore[assignment]
+        forward, backward = oracle.layer_norm, oracle.layer_norm_backward
     n = case.layout.rows(case.x).shape[1]
     axis = tuple(case.layout.reduced)
     settings = {
@@ -156,9 +157,7 @@ def allowed(
         e_y = abs(gamma) * e_x_hat + u * (2 * abs(x_hat_part) + abs(want.y) + abs(beta)) + 2 * tiny
         if arithmetic.folded:
             mean = np.broadcast_to(rows.mean(axis=1, keepdims=True), rows.shape)
-            # x_hat = d / s gives 1 / s without computing the scale again
-            s = _scale(rows, conventions, c, eps)
-            size = layout.array((abs(rows) + abs(mean)) / s)
+            size = layout.array((abs(rows) + abs(mean)) / scale(rows, conventions, eps))
             e_y = e_y + 2 * (u + v) * abs(gamma) * size
         count = math.prod(shape[a] for a in layout.reduced)
         if layout.layer == "layer_norm":
@@ -178,12 +177,10 @@ def allowed(
         return {name: FORMS * limit for name, limit in limits.items()}
 
 
-def _scale(rows: Array, conventions: Conventions, c: float, eps: float) -> Array:
-    from lpnorm.arrays import Accumulate
-    from lpnorm.norms import as_norm
-    from lpnorm.verify.bounds import with_eps
-
+def scale(rows: Array, conventions: Conventions, eps: float) -> Array:
+    """What the deviations of each row are divided by, (groups, 1)."""
     d = rows - rows.mean(axis=1, keepdims=True)
-    phi = as_norm(conventions.p).statistic(d, Accumulate("float64"))
+    phi = as_norm(conventions.p).statistic(d, FLOAT64)
+    c = conventions.c(rows.shape[1])
     s = with_eps(phi, conventions.p, eps, c, conventions.eps_place)[0]
-    return np.maximum(s, 1e-300)
+    return np.asarray(np.maximum(s, 1e-300))
