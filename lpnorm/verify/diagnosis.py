@@ -59,8 +59,8 @@ def diagnose(
 ) -> Diagnosis | None:
     """The known mistake that gives the numbers of all these trials; None if there is none.
 
-    wrong: the outputs that are. recognised: whether y is right under the conventions; if not, mistakes in the forward are
-    tried under every convention. All outputs together first, then each wrong one on its own.
+    wrong: the outputs that are. recognised: whether y is right under the conventions; if not,
+    mistakes in the forward are tried under every convention. All outputs together first, then each wrong one on its own.
     """
     trials = [t for t in trials if t.got is not None and t.want is not None]
     if not trials:
@@ -81,7 +81,6 @@ def diagnose(
         where = " and ".join(sorted(names))
         what = " and ".join(lost)
         return Diagnosis(f"{what}: NaN or infinity where a finite number belongs ({where})")
-        )
     found = []
     for name in wrong:
         best = (np.inf, None)
