@@ -1,28 +1,36 @@
-"""Measure the claims of "Norm matters" (Hoffer et al. 2018) on your own machine."""
+"""Measure the claims of "Norm matters" (Hoffer et al. 2018), or check an implementation."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lpnorm import __version__
 from lpnorm.arrays import check_device
+from lpnorm.files import atomic
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status (0 done, 2 a bad call or no GPU, 130 interrupted)."""
+    """Run a command; returns the exit status.
+
+    0 done (`check`: correct), 1 wrong (`check`), 2 a bad call, no GPU, or a candidate that could
+    not be run, 130 interrupted.
+    """
     given = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(given)
     try:
-        check_device(options.device)
+        check_device(getattr(options, "device", "cpu"))
     except RuntimeError as error:
         print(f"lpnorm: {error}", file=sys.stderr)
         return 2
@@ -88,6 +96,99 @@ def reproduce(options: argparse.Namespace, command: str) -> int:
     return 0
 
 
+def check(options: argparse.Namespace, command: str) -> int:
+    """`lpnorm check`: judge an implementation in a process of its own, which can be killed."""
+    given = {"layer": options.layer}
+    for name in ("eps", "constant", "dtype", "axis", "ndim", "backend", "momentum", "running"):
+        if getattr(options, name) is not None:
+            given[name] = getattr(options, name)
+    if given.get("constant") == "none":
+        given["constant"] = None
+    if isinstance(given.get("axis"), list):
+        axes = given["axis"]
+        given["axis"] = axes[0] if len(axes) == 1 else tuple(axes)
+    with tempfile.TemporaryDirectory() as folder:
+        request, answer = Path(folder, "request.json"), Path(folder, "answer.json")
+        content = {"target": options.target, "p": options.p, "arguments": given}
+        request.write_text(json.dumps(content), encoding="utf-8")
+        line = [sys.executable, "-m", "lpnorm.verify", str(request), str(answer)]
+        try:
+            done = subprocess.run(line, timeout=options.timeout, stdout=sys.stderr)
+        except subprocess.TimeoutExpired:
+            return _could_not_run(options.target, f"no answer within {options.timeout:g} s")
+        except KeyboardInterrupt:
+            return 130
+        if not answer.exists():
+            how = f"signal {-done.returncode}" if done.returncode < 0 else f"{done.returncode}"
+            return _could_not_run(options.target, f"its process ended with {how} on the way")
+        result = json.loads(answer.read_text(encoding="utf-8"))
+    if not result["ran"]:
+        return _could_not_run(options.target, result["error"])
+    if options.json is not None:
+        try:
+            with atomic(options.json) as path:
+                path.write_text(json.dumps(result["json"], indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            return _could_not_run(options.target, f"cannot write --json {options.json}: {error}")
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # for an ASCII terminal
+    print(result["colour" if sys.stdout.isatty() else "text"])
+    return 0 if result["ok"] else 1
+
+
+def _could_not_run(target: str, why: str) -> int:
+    print(f"lpnorm: {target} could not be checked: {why}", file=sys.stderr)
+    return 2
+
+
+def _add_check(commands: Any) -> None:
+    sub = commands.add_parser(
+        "check",
+        help="is an implementation right, and if not, what is wrong with it?",
+        description="Judge an implementation: exit status 0 correct (under conventions, too), "
+        "1 wrong, 2 it could not be run. Conventions that are not asked for are recognised.",
+    )
+    sub.set_defaults(run=check)
+    sub.add_argument(
+        "target",
+        metavar="TARGET",
+        help="path.py:name or package.module:name; name may be forward,backward, or be left out "
+        "for a module that has both",
+    )
+    sub.add_argument("--layer", default="batch_norm", choices=("batch_norm", "layer_norm"))
+    sub.add_argument(
+        "--p", default="1", metavar="P", help="1, 2, 1.5, inf, top10, range (default: 1)"
+    )
+    sub.add_argument("--eps", type=float, help="the eps it must use (default: recognised)")
+    sub.add_argument("--constant", choices=("paper", "exact", "none"), help="which it must use")
+    sub.add_argument(
+        "--dtype",
+        action="append",
+        choices=("float16", "float32", "float64"),
+        help="what it must take (repeat for several; default: whatever it takes)",
+    )
+    sub.add_argument(
+        "--axis", type=int, nargs="+", help="channel axis, or those layer norm reduces"
+    )
+    sub.add_argument("--ndim", type=int, help="how many axes x has (default: several are tried)")
+    sub.add_argument("--backend", choices=("numpy", "cupy", "torch", "jax"))
+    sub.add_argument("--momentum", choices=("new", "kept"), help="what momentum must mean")
+    sub.add_argument("--running", choices=("scale", "variance", "reciprocal"))
+    sub.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON, too")
+    sub.add_argument(
+        "--timeout", type=_seconds, default=120.0, metavar="S", help="seconds (default: 120)"
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, got {text!r}")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lpnorm", description=__doc__)
     parser.add_argument("--version", action="version", version=f"lpnorm {__version__}")
@@ -120,6 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute")
     sub.add_argument("--no-progress", action="store_true", help="no progress bar")
+    _add_check(commands)
     return parser
 
 
