@@ -339,23 +339,33 @@ class JaxFunction(Candidate):
             forward.takes_eps,
             forward.positions >= 2,
         )
+        self.compiled: Any = importlib.import_module("jax").jit(self._values)
 
     def run(self, x: Array, gamma: Array, beta: Array, eps: float, dy: Array | None) -> Outcome:
-        import jax
-
         library = _Jax()
         with library.scope():
-            inputs = [library.to(a) for a in (x, gamma, beta)]
+            upstream = np.zeros_like(x) if dy is None else dy
+            given = [*(library.to(a) for a in (x, gamma, beta)), eps, library.to(upstream)]
+            if self.compiled is not None:  # one compilation a shape, not one an operation
+                try:
+                    return self._outcome(self.compiled(*given))
+                except Exception:  # not traceable: operation by operation then
+                    self.compiled = None
+            return self._outcome(self._values(*given))
 
-            def f(*arrays: Any) -> Any:
-                y = self.forward(*arrays, eps)
-                return y[0] if isinstance(y, tuple) else y
+    def _values(self, x: Any, gamma: Any, beta: Any, eps: Any, dy: Any) -> Any:
+        import jax
 
-            if dy is None:
-                return Outcome(library.back(f(*inputs)))
-            y, pull = jax.vjp(f, *inputs)
-            gradients = [library.back(g) for g in pull(library.to(dy).astype(y.dtype))]
-            return Outcome(library.back(y), *(gradients if self.affine else gradients[:1]))
+        def f(*arrays: Any) -> Any:
+            y = self.forward(*arrays, eps)
+            return y[0] if isinstance(y, tuple) else y
+
+        y, pull = jax.vjp(f, x, gamma, beta)
+        gradients = pull(dy.astype(y.dtype))
+        return (y, *(gradients if self.affine else gradients[:1]))
+
+    def _outcome(self, values: Any) -> Outcome:
+        return Outcome(*(_Jax().back(a) for a in values))
 
 
 class TorchModule(Candidate):

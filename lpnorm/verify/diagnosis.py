@@ -18,6 +18,7 @@ Array = np.ndarray
 # of its own distance from the reference: the nearest one that passes both is named.
 CLOSE = {"float64": 1e-8, "float32": 5e-4, "float16": 6e-2}
 EXPLAINS = 0.2
+SAME = {"float64": 1e-7, "float32": 1e-4, "float16": 1e-2}  # how far a factor may vary
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Diagnosis:
     words: str
     compare: str = ""
     mistake: str = ""
+    conventions: Conventions | None = None
 
 
 def given(trial: Trial, conventions: Conventions) -> dict[str, Any]:
@@ -56,11 +58,13 @@ def diagnose(
     conventions: Conventions,
     recognised: bool,
     wrong: Sequence[str],
+    closely: float = 1.0,
 ) -> Diagnosis | None:
     """The known mistake that gives the numbers of all these trials; None if there is none.
 
     wrong: the outputs that are. recognised: whether y is right under the conventions; if not,
-    mistakes in the forward are tried under every convention. All outputs together first, then each wrong one on its own.
+    mistakes in the forward are tried under every convention. All outputs together first, then
+    each wrong one on its own. closely: below 1, only a mistake that is so much closer than `CLOSE`.
     """
     trials = [t for t in trials if t.got is not None and t.want is not None]
     if not trials:
@@ -73,10 +77,12 @@ def diagnose(
     for meant in spread:
         for mistake in everything:
             distance = _distance(trials, meant, mistake, None)
-            if distance < 0.5 * best[0]:
+            if distance < 0.5 * best[0] and distance <= closely * CLOSE[trials[0].case.dtype]:
                 best = (distance, mistake)
         if best[1] is not None:
-            return Diagnosis(best[1].diagnosis, best[1].compare, best[1].name)
+            return Diagnosis(best[1].diagnosis, best[1].compare, best[1].name, meant)
+    if closely < 1:
+        return None
     if lost:
         where = " and ".join(sorted(names))
         what = " and ".join(lost)
@@ -106,6 +112,14 @@ def diagnose(
     )
 
 
+def explains(said: Diagnosis, trial: Trial) -> bool:
+    """Does this diagnosis give the numbers of another trial too?"""
+    if said.conventions is None:
+        return False
+    mistake = next(m for m in (*FORWARD, *BACKWARD) if m.name == said.mistake)
+    return bool(np.isfinite(_distance([trial], said.conventions, mistake, None)))
+
+
 def _conventions(usual: Conventions) -> list[Conventions]:
     eps = usual.eps
     found = [usual]
@@ -126,8 +140,8 @@ def _off(got: Array, want: Array) -> float:
     if got.shape != want.shape:
         return np.inf
     with np.errstate(all="ignore"):
-        both = np.isnan(got) & np.isnan(want)
-        difference = np.where(both, 0.0, abs(got - want))
+        same = (np.isnan(got) & np.isnan(want)) | (got == want)
+        difference = np.where(same, 0.0, abs(got - want))
         size = np.nanmax(abs(want), initial=0.0, where=np.isfinite(want))
         off = float(np.max(difference / (size + 1e-300), initial=0.0))
     return np.inf if np.isnan(off) else off
@@ -141,11 +155,12 @@ def _distance(
     for trial in trials:
         try:
             v = variants.run(variants.NORM, given(trial, conventions), mistake.lines)
-        except (ValueError, IndexError, ZeroDivisionError, FloatingPointError):
+        except (ValueError, TypeError, IndexError, ZeroDivisionError):
             return np.inf
         for name in [only] if only else trial.outputs():
             got, want = trial.values(name)
-            value = np.asarray(getattr(v, name))
+            with np.errstate(all="ignore"):  # what the dtype cannot hold is infinite in both
+                value = np.asarray(getattr(v, name)).astype(trial.case.dtype).astype("float64")
             if np.all(np.isnan(value)) and not np.all(np.isnan(got)):
                 return np.inf
             value = value.reshape(want.shape) if value.size == want.size else value
@@ -162,16 +177,16 @@ def _factor(trials: Sequence[Trial], conventions: Conventions, name: str) -> str
     got, want = trial.values(name)
     if got.shape != want.shape or not np.all(np.isfinite(got)):
         return ""
-    close = CLOSE[trial.case.dtype]
+    close = SAME[trial.case.dtype]
     if not np.any(got):
         return f"{name} is zero everywhere"
     usable = abs(want) > 1e-3 * abs(want).max()
     ratio = got[usable] / want[usable]
-    if np.ptp(ratio) <= 10 * close * abs(ratio).max():
+    if np.ptp(ratio) <= close * abs(ratio).max():
         factor = float(np.median(ratio))
         return f"{name} is {factor:.6g} times what it should be{_named(factor, trial, conventions)}"
     off = got - want
-    if np.ptp(off) <= 10 * close * abs(want).max():
+    if np.ptp(off) <= close * abs(want).max():
         return f"{name} is off by the same amount everywhere, {np.median(off):.6g}"
     v = variants.run(variants.NORM, given(trial, conventions))
     per_group = {
@@ -205,7 +220,7 @@ def _named(factor: float, trial: Trial, conventions: Conventions) -> str:
         "k": k,
         "1 / k": 1 / k,
     }
-    close = 10 * CLOSE[trial.case.dtype]
+    close = SAME[trial.case.dtype]
     for words, value in known.items():
         if value not in (1, 0) and abs(abs(factor) - value) <= close * value:
             return f" ({'-' if factor < 0 else ''}{words})"

@@ -110,6 +110,10 @@ def _no_abs(v: Any) -> Any:
     return mean(v, v.d**v.p) ** (1 / v.p)
 
 
+def _off_centre(layer: str, p: Any) -> bool:
+    return p != 2 and not isinstance(p, Range)
+
+
 def _count(v: Any, *axes: int) -> int:
     return math.prod(v.x.shape[a] for a in axes)
 
@@ -329,14 +333,14 @@ BACKWARD: tuple[Mistake, ...] = (
         "dx equals the reference without the term -mean(h), h = ds/dd: the scale depends on x "
         "through the mean too",
         {"dx": lambda v: (v.g - mean(v, v.g) - v.T * v.h) / v.s},
-        _not(2),
+        _off_centre,  # mean(h) is 0 for the others
     ),
     Mistake(
         "mean detached",
         "the mean is treated as a constant: both terms that come through it, -mean(g) and "
         "-mean(h), are missing from dx",
         {"dx": lambda v: (v.g - v.T * v.h) / v.s},
-        _not(2),
+        _off_centre,  # mean(h) is 0 for the others
     ),
     Mistake(
         "scale detached",

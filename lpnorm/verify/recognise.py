@@ -50,6 +50,7 @@ class Recognised:
     fits: bool
     eps_used: float | None = None  # another eps than was asked for
     said: list[str] = field(default_factory=list)
+    tightly: bool = True  # within the bounds of the most exact arithmetic
 
 
 def recognise(
@@ -70,17 +71,19 @@ def recognise(
     usual = Conventions(p, default_place(p), known[0], own)
     if probing is None:
         return Recognised(usual, False)
-    for c, place in _formulas(p, known, asked is not None and eps is not None):
-        tried = Conventions(p, place, c, own)
-        if (own is not None or candidate.takes_eps) and _fits(probing, tried):
-            return Recognised(tried, True, None, _words(tried, constant))
+    if own is not None or candidate.takes_eps:
+        formulas = _formulas(p, known, asked is not None and eps is not None)
+        found = _best(probing, [Conventions(p, place, c, own) for c, place in formulas])
+        if found is not None:
+            formula, tightly = found
+            return Recognised(formula, True, None, _words(formula, constant), tightly)
     for c, place in _formulas(p, known, False):  # an eps of its own
         estimate = _estimate(candidate, p, layout, dtype, groups, n, place, c)
         if place != "none" and not 0 < estimate < 1e3:
             continue
         tried = Conventions(p, place, c, 0.0 if place == "none" else estimate)
         again = _probes(candidate, p, layout, dtype, groups, n, tried.eps, False)
-        if again is not None and _fits(again, tried):
+        if again is not None and _best(again, [tried]):
             used = tried.eps if asked is not None or candidate.takes_eps else None
             said = _words(tried, constant)
             if used is None and place != "none":
@@ -146,14 +149,33 @@ def _without_affine(case: Case, candidate: Candidate) -> Case:
     return case if candidate.affine else cases.plain(case)
 
 
-def _fits(probing: list[tuple[Case, Array]], conventions: Conventions) -> bool:
-    for case, y in probing:
-        with np.errstate(all="ignore"):
-            want = expected(case, conventions)
-            limit = allowed(case, want, conventions, arithmetics(case.dtype)[-1])["y"]
-            if not np.all(abs(y - want.y) <= np.maximum(4 * limit, 1e-9 * abs(want.y))):
-                return False
-    return True
+def _best(
+    probing: list[tuple[Case, Array]], formulas: list[Conventions]
+) -> tuple[Conventions, bool] | None:
+    """The first formula within the bounds of the most exact arithmetic, and True; else the usual
+    one or else the nearest one within those of the least exact, and False; None if none is."""
+    nearest: tuple[float, Conventions | None] = (np.inf, None)
+    for formula in formulas:
+        tight = loose = 0.0
+        for case, y in probing:
+            with np.errstate(all="ignore"):
+                want = expected(case, formula)
+                off, least = abs(y - want.y), 1e-9 * abs(want.y)
+                few, many = arithmetics(case.dtype)[0], arithmetics(case.dtype)[-1]
+                for_tight = np.maximum(2 * allowed(case, want, formula, few)["y"], least)
+                for_loose = np.maximum(4 * allowed(case, want, formula, many)["y"], least)
+                tight = max(tight, float(np.max(off / for_tight)))
+                loose = max(loose, float(np.max(off / for_loose)))
+            if not loose <= 1:
+                tight = np.inf
+                break
+        if tight <= 1:
+            return formula, True
+        if formula is formulas[0] and loose <= 1:
+            tight = 1.0  # loosely: the usual one if it is possible
+        if tight < nearest[0]:
+            nearest = (tight, formula)
+    return (nearest[1], False) if nearest[1] is not None else None
 
 
 def _estimate(

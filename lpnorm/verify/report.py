@@ -98,7 +98,12 @@ class Report:
             lines += wrap("- " + diagnosis, 2, 4)
         for note in self.notes:
             lines += wrap("Note: " + note, 0, 6)
+        shown: dict[str, Check] = {}
         for check in self.failures:
+            same = shown.setdefault(check.diagnosis or check.check, check)
+            if same is not check:  # the same diagnosis again: one line
+                lines += wrap(f"WRONG  {check.check}: {check.detail}, as above", 0, 7)
+                continue
             lines += ["", *(painted(line, "failed") for line in wrap(f"WRONG  {check.check}", 0))]
             lines += wrap("tried: " + check.tried, 2, 9)
             lines += wrap("found: " + check.detail, 2, 9)
