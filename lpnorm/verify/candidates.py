@@ -349,8 +349,10 @@ class JaxFunction(Candidate):
             if self.compiled is not None:  # one compilation a shape, not one an operation
                 try:
                     return self._outcome(self.compiled(*given))
-                except Exception:  # not traceable: operation by operation then
+                except Exception:  # either it cannot be traced, or it does not take these arrays
+                    outcome = self._outcome(self._values(*given))
                     self.compiled = None
+                    return outcome
             return self._outcome(self._values(*given))
 
     def _values(self, x: Any, gamma: Any, beta: Any, eps: Any, dy: Any) -> Any:
