@@ -52,19 +52,30 @@ def checks(judge: NormChecks) -> Iterator[Check]:
         if not judge.recognised.fits:
             yield Check(name, "skipped", WHY, "y itself is wrong")
             continue
-        found = [_row(judge, trial, i) for i in range(judge.groups)]
-        wrong = [words for ok, words in found if not ok]
-        if wrong:
-            yield Check(name, "failed", WHY, wrong[0], wrong[0], text(NORM, "h"))
-        else:
-            if dtype == judge.dtype:
-                rules = {words for _, words in found if words}
-            said = ", ".join(sorted({words for _, words in found if words})) or "one gradient"
-            yield Check(name, "passed", WHY, said)
+        found, chosen = membership(judge, trial, name)
+        if dtype == judge.dtype and found.status == "passed":
+            rules = chosen
+        yield found
+    judge.report.conventions += conventions(rules)
+
+
+def membership(judge: NormChecks, trial: Trial, name: str) -> tuple[Check, set[str]]:
+    """Is dx in the subdifferential in every row? And the tie rules it follows."""
+    rows = trial.case.layout.rows(trial.case.x)
+    found = [_row(judge, trial, i) for i in range(len(rows))]
+    wrong = [words for ok, words in found if not ok]
+    if wrong:
+        return Check(name, "failed", WHY, wrong[0], wrong[0], text(NORM, "h")), set()
+    rules = {words for _, words in found if words}
+    return Check(name, "passed", WHY, ", ".join(sorted(rules)) or "one gradient"), rules
+
+
+def conventions(rules: set[str]) -> list[str]:
+    """What is to be said about the tie rules: nothing about the usual ones."""
     usual = {"ties share equally", "sign(0) = 0"}
     if len(rules - usual) > 1:
-        rules = {"tied values share unequally"}
-    judge.report.conventions += sorted(rules - usual)
+        return ["tied values share unequally"]
+    return sorted(rules - usual)
 
 
 def _row(judge: NormChecks, trial: Trial, i: int) -> tuple[bool, str]:

@@ -111,38 +111,48 @@ def errors(trial: Trial, conventions: Conventions, arithmetic: Arithmetic) -> li
     Values that the dtype cannot hold, or that are not defined, are not judged; nor is NaN where a
     right formula may meet 1 / s^2 (autograd's form) that the dtype cannot hold: see `overflows`.
     """
-    found = []
-    largest = float(np.finfo(trial.case.dtype).max)
     excused = overflows(trial, conventions)
+    found = []
     for name in trial.outputs():
         got, want = trial.values(name)
-        if got.shape != want.shape:
-            text = f"{name} has shape {got.shape}, {want.shape} expected"
-            found.append(Error(name, np.inf, shape=text))
-            continue
-        limit = trial.limit(name, conventions, arithmetic)
-        with np.errstate(all="ignore"):
-            judged = np.isfinite(want) & (abs(want) + limit < 0.5 * largest)
-            size = np.where(judged, abs(got - want), 0.0)
-            fraction = np.where(size > 0, size / limit, 0.0)
-        lost = judged & ~np.isfinite(got)
-        if name in excused:
-            fraction = np.where(lost & excused[name], 0.0, fraction)
-            lost &= ~excused[name]
-        fraction = np.where(lost, np.inf, fraction)
-        worst = int(np.argmax(fraction)) if fraction.size else 0
-        if not fraction.size:
-            continue
-        ulp = float(np.spacing(np.abs(want.ravel()[worst]).astype(trial.case.dtype)))
-        top = float(fraction.ravel()[worst])
-        at = np.unravel_index(worst, want.shape)
-        where = ""
-        if top > 1:
-            index = ", ".join(str(int(i)) for i in at)
-            where = f" ({got.ravel()[worst]:.6g} instead of {want.ravel()[worst]:.6g} at [{index}])"
-        off = float(abs(got - want).ravel()[worst])
-        found.append(Error(name, top, off, off / ulp if ulp else 0.0, where))
+        limit = trial.limit(name, conventions, arithmetic) if got.shape == want.shape else want
+        one = error(name, got, want, limit, trial.case.dtype, excused.get(name))
+        found += [one] if one is not None else []
     return found
+
+
+def error(
+    name: str, got: Array, want: Array, limit: Array, dtype: str, excused: Array | None = None
+) -> Error | None:
+    """The worst error of one output, limit the bounds; excused: where NaN and infinity may be.
+
+    None for an empty array.
+    """
+    if got.shape != want.shape:
+        text = f"{name} has shape {got.shape}, {want.shape} expected"
+        return Error(name, np.inf, shape=text)
+    if not want.size:
+        return None
+    largest = float(np.finfo(dtype).max)
+    with np.errstate(all="ignore"):
+        judged = np.isfinite(want) & (abs(want) + limit < 0.5 * largest)
+        size = np.where(judged, abs(got - want), 0.0)
+        fraction = np.where(size > 0, size / limit, 0.0)
+    lost = judged & ~np.isfinite(got)
+    if excused is not None:
+        fraction = np.where(lost & excused, 0.0, fraction)
+        lost &= ~excused
+    fraction = np.where(lost, np.inf, fraction)
+    worst = int(np.argmax(fraction))
+    ulp = float(np.spacing(np.abs(want.ravel()[worst]).astype(dtype)))
+    top = float(fraction.ravel()[worst])
+    at = np.unravel_index(worst, want.shape)
+    where = ""
+    if top > 1:
+        index = ", ".join(str(int(i)) for i in at)
+        where = f" ({got.ravel()[worst]:.6g} instead of {want.ravel()[worst]:.6g} at [{index}])"
+    off = float(abs(got - want).ravel()[worst])
+    return Error(name, top, off, off / ulp if ulp else 0.0, where)
 
 
 def overflows(trial: Trial, conventions: Conventions) -> dict[str, Array]:
