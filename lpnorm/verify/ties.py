@@ -43,7 +43,8 @@ def checks(judge: NormChecks) -> Iterator[Check]:
         rows = rows[np.arange(judge.groups) % 3]
         case = cases.build("ties and zeros", WHY, rows, judge.layouts[0], dtype, judge.eps(dtype))
         # an upstream gradient with a part along x makes T large, so that h can be read off dx
-        along = (case.x / 2 + case.dy / 4).astype(dtype)
+        sign = np.sign(case.layout.wide(case.gamma, case.x.shape))
+        along = (sign * case.x / 2 + case.dy / 4).astype(dtype)
         trial = call(judge.candidate, replace(case, dy=along))
         name = f"ties and zeros, {dtype}"
         if trial.got is None or trial.got.dx is None:
@@ -131,6 +132,8 @@ def _row(judge: NormChecks, trial: Trial, i: int) -> tuple[bool, str]:
 def _shares(shares: Array, slots: float, slack: float, where: str) -> tuple[bool, str]:
     """Are these shares of the tied entries >= 0, <= 1 and `slots` in all? Which rule is it?"""
     count = len(shares)
+    if count > slots and slack > 0.4 * (1 - slots / count):  # rounding hides which it is
+        return True, ""
     if abs(shares - 1).max() <= slack and count > slots:
         return (
             False,
