@@ -98,7 +98,9 @@ def reproduce(options: argparse.Namespace, command: str) -> int:
 
 def check(options: argparse.Namespace, command: str) -> int:
     """`lpnorm check`: judge an implementation in a process of its own, which can be killed."""
-    given = {"layer": options.layer}
+    if Path(options.target).is_dir() and not Path(options.target, "__init__.py").exists():
+        return _check_vectors(options)
+    given = {"layer": options.layer or "batch_norm"}
     for name in ("eps", "constant", "dtype", "axis", "ndim", "backend", "momentum", "running"):
         if getattr(options, name) is not None:
             given[name] = getattr(options, name)
@@ -109,7 +111,7 @@ def check(options: argparse.Namespace, command: str) -> int:
         given["axis"] = axes[0] if len(axes) == 1 else tuple(axes)
     with tempfile.TemporaryDirectory() as folder:
         request, answer = Path(folder, "request.json"), Path(folder, "answer.json")
-        content = {"target": options.target, "p": options.p, "arguments": given}
+        content = {"target": options.target, "p": options.p or "1", "arguments": given}
         request.write_text(json.dumps(content), encoding="utf-8")
         line = [sys.executable, "-m", "lpnorm.verify", str(request), str(answer)]
         try:
@@ -124,6 +126,11 @@ def check(options: argparse.Namespace, command: str) -> int:
         result = json.loads(answer.read_text(encoding="utf-8"))
     if not result["ran"]:
         return _could_not_run(options.target, result["error"])
+    return _say(options, result)
+
+
+def _say(options: argparse.Namespace, result: dict[str, Any]) -> int:
+    """Print a report, write it as JSON if asked; the exit status."""
     if options.json is not None:
         try:
             with atomic(options.json) as path:
@@ -133,6 +140,42 @@ def check(options: argparse.Namespace, command: str) -> int:
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # for an ASCII terminal
     print(result["colour" if sys.stdout.isatty() else "text"])
     return 0 if result["ok"] else 1
+
+
+def _check_vectors(options: argparse.Namespace) -> int:
+    """`lpnorm check DIR`: judge what a program wrote beside the vectors; nothing of it is run."""
+    from lpnorm.verify.candidates import CannotRun
+    from lpnorm.verify.vectors_check import check_vectors
+
+    for name in ("eps", "constant", "axis", "ndim", "backend", "momentum", "running"):
+        if getattr(options, name) is not None:
+            return _could_not_run(options.target, f"--{name} is for code, vectors name their own")
+    layers, norms = ([each] if each else None for each in (options.layer, options.p))
+    try:
+        judged = check_vectors(options.target, layers, norms, options.dtype)
+    except CannotRun as error:
+        return _could_not_run(options.target, str(error))
+    result = {"ok": judged.ok, "json": json.loads(judged.to_json())}
+    return _say(options, {**result, "text": judged.text(), "colour": judged.text(colour=True)})
+
+
+def vectors(options: argparse.Namespace, command: str) -> int:
+    """`lpnorm vectors`: write cases for programs in any language."""
+    from lpnorm.verify.vectors import write
+
+    try:
+        count = write(options.folder, options.layer, options.p, options.dtype)
+    except ValueError as error:
+        print(f"lpnorm: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"lpnorm: cannot write to {options.folder}: {error}", file=sys.stderr)
+        return 2
+    print(
+        f"{count} cases in {options.folder}: read manifest.json (or cases.txt), write each output "
+        f"as <id>.<output>.out.npy, then: lpnorm check {shlex.quote(str(options.folder))}"
+    )
+    return 0
 
 
 def _could_not_run(target: str, why: str) -> int:
@@ -152,11 +195,15 @@ def _add_check(commands: Any) -> None:
         "target",
         metavar="TARGET",
         help="path.py:name or package.module:name; name may be forward,backward, or be left out "
-        "for a module that has both",
+        "for a module that has both; or a folder from `lpnorm vectors` with a program's outputs",
     )
-    sub.add_argument("--layer", default="batch_norm", choices=("batch_norm", "layer_norm"))
     sub.add_argument(
-        "--p", default="1", metavar="P", help="1, 2, 1.5, inf, top10, range (default: 1)"
+        "--layer",
+        choices=("batch_norm", "layer_norm", "weight_norm", "bounded_weight_norm", "sgd"),
+        help="(default: batch_norm; all of a folder's)",
+    )
+    sub.add_argument(
+        "--p", metavar="P", help="1, 2, 1.5, inf, top10, range (default: 1; all of a folder's)"
     )
     sub.add_argument("--eps", type=float, help="the eps it must use (default: recognised)")
     sub.add_argument("--constant", choices=("paper", "exact", "none"), help="which it must use")
@@ -177,6 +224,24 @@ def _add_check(commands: Any) -> None:
     sub.add_argument(
         "--timeout", type=_seconds, default=120.0, metavar="S", help="seconds (default: 120)"
     )
+
+
+def _add_vectors(commands: Any) -> None:
+    sub = commands.add_parser(
+        "vectors",
+        help="write test cases for programs in any language",
+        description="Write small cases (.npy files, manifest.json and its schema.json, cases.txt) "
+        "that a program in any language can read. It writes its outputs beside them, and "
+        "`lpnorm check DIR` judges these. Each filter may be given several times.",
+    )
+    sub.set_defaults(run=vectors)
+    sub.add_argument("folder", metavar="DIR", type=Path)
+    for name, metavar, words in (
+        ("layer", "LAYER", "batch_norm, layer_norm, weight_norm, bounded_weight_norm, sgd"),
+        ("p", "P", "1, 2, 3, 1.5, inf, top10, range"),
+        ("dtype", "DTYPE", "float16, float32, float64"),
+    ):
+        sub.add_argument(f"--{name}", action="append", metavar=metavar, help=f"only these: {words}")
 
 
 def _seconds(text: str) -> float:
@@ -222,6 +287,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute")
     sub.add_argument("--no-progress", action="store_true", help="no progress bar")
     _add_check(commands)
+    _add_vectors(commands)
     return parser
 
 

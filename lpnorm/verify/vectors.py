@@ -277,8 +277,8 @@ def ties(vector: Vector) -> list[dict[str, Any]]:
             places = [("maximum", d == d.max(), 1), ("minimum", d == d.min(), 1)]
         elif cases.is_order_statistic(p):
             last = np.sort(size)[-cases.least(p)]
-            slots = cases.least(p) - int((size > last).sum())
-            places = [("last place", size == last, slots)]
+            left = cases.least(p) - int((size > last).sum())
+            places = [("last place", size == last, left)]
         else:
             continue
         for where, tied, slots in places:
