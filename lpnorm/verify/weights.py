@@ -397,15 +397,10 @@ MISTAKES: tuple[Mistake, ...] = (
         DESCENT,
     ),
     Mistake(
-        "Nesterov ignored",
-        "Nesterov's form was asked for, and u = b was used",
-        {"u": lambda v: v.b},
-        DESCENT,
-    ),
-    Mistake(
         "Nesterov off by one",
-        "Nesterov's look-ahead uses the buffer before it was updated: u = g + momentum b_old",
-        {"u": lambda v: v.g + v.momentum * v.b_old if v.nesterov else v.u0},
+        "Nesterov's look-ahead uses the buffer before it was updated, u = g + momentum b_old, which "
+        "is b: no look-ahead at all",
+        {"u": lambda v: v.b},
         DESCENT,
     ),
     Mistake(
@@ -422,7 +417,8 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "decay after momentum",
-        "the weight decay is added after the momentum, to u, not to the gradient",
+        "the weight decay is added after the momentum, to u (so it is decoupled), not to the "
+        "gradient",
         {
             "g": lambda v: v.gradient,
             "u": lambda v: v.u0 + (0 if v.decoupled else v.weight_decay) * v.w_old,
@@ -458,12 +454,6 @@ MISTAKES: tuple[Mistake, ...] = (
         "decay coupled",
         "the decay was asked to be decoupled and is in the gradient (so in the momentum)",
         {"g": lambda v: v.gradient + v.weight_decay * v.w_old, "kept": lambda v: v.w_old},
-        DESCENT,
-    ),
-    Mistake(
-        "decay decoupled",
-        "the decay belongs into the gradient and is decoupled",
-        {"g": lambda v: v.gradient, "kept": lambda v: (1 - v.lr * v.weight_decay) * v.w_old},
         DESCENT,
     ),
     Mistake("step added", "the step is added to w", {"w": lambda v: v.kept + v.lr * v.u}, DESCENT),
