@@ -2,7 +2,10 @@
 
 Batch norm, layer norm and weight norm in any Lp norm, Top-k and Range, forward and backward,
 without autodiff, on NumPy and CuPy arrays; SGD with decay; a small engine to train with them.
+`lpnorm.verify` (the judge) and `lpnorm.fast` are loaded when they are first used.
 """
+
+from importlib import import_module
 
 from lpnorm import decay, nn
 from lpnorm.arrays import Accumulate
@@ -44,3 +47,9 @@ __all__ = [
     "weight_norm",
     "weight_norm_backward",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("fast", "verify"):
+        return import_module(f"lpnorm.{name}")
+    raise AttributeError(f"module 'lpnorm' has no attribute {name!r}")

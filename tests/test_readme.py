@@ -48,6 +48,13 @@ def test_half_precision_in_eight_lines():
     printed(PYTHON[3])
 
 
+def test_the_judge_says_what_the_readme_says():
+    said = printed(PYTHON[4])
+    quoted = re.search(r"```text\n(batch_norm.*?)```", README, re.DOTALL)[1]
+    for part in quoted.split("...\n"):
+        assert part in said, said
+
+
 def test_commands_and_links():
     commands = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     assert [c.strip() for c in commands] == [
