@@ -6,6 +6,7 @@ without autodiff, on NumPy and CuPy arrays; SGD with decay; a small engine to tr
 """
 
 from importlib import import_module
+from typing import Any
 
 from lpnorm import decay, nn
 from lpnorm.arrays import Accumulate
@@ -49,7 +50,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     if name in ("fast", "verify"):
         return import_module(f"lpnorm.{name}")
     raise AttributeError(f"module 'lpnorm' has no attribute {name!r}")

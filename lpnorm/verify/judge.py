@@ -12,11 +12,11 @@ import numpy as np
 
 from lpnorm.arrays import FLOATS, check_number
 from lpnorm.norms import as_norm
-from lpnorm.verify import norm_checks
+from lpnorm.verify import norm_checks, steps
 from lpnorm.verify.candidates import LIBRARIES, CannotRun, adapt
 from lpnorm.verify.report import Check, Report
 
-LAYERS = ("batch_norm", "layer_norm")
+LAYERS = ("batch_norm", "layer_norm", "weight_norm", "bounded_weight_norm", "sgd")
 ANY: Any = type("ANY", (), {"__repr__": lambda self: "recognised"})()
 
 
@@ -30,23 +30,28 @@ def check(
     *,
     axis: Any = None,
     ndim: int | tuple[int, ...] | None = None,
-    momentum: str | None = None,
+    momentum: Any = None,
     running: str | None = None,
     backend: str | None = None,
     first_failure: bool = False,
+    **settings: Any,
 ) -> Report:
     """Is this implementation right, and if not, what is wrong with it?
 
-    candidate: see `lpnorm.verify.candidates`. layer: "batch_norm" or "layer_norm"; p as in
+    candidate: see `lpnorm.verify.candidates` and, for the last three layers, `lpnorm.verify.steps`.
+    layer: "batch_norm", "layer_norm", "weight_norm", "bounded_weight_norm" or "sgd"; p as in
     `lpnorm.batch_norm`. constant ("paper", "exact" or None) and eps (a number) are demanded if
     given; if not, they are recognised: a candidate that takes eps as an argument must use the one
     it gets, a module is held to its attribute `eps`, and what has neither may have its own.
     dtype: "float16", "float32", "float64" or several, which it must then take; None tries all
-    three and notes those that are refused. axis: the channel axis of batch norm (1), or the axes
-    layer norm reduces (-1). ndim: how many axes x may have; None tries several. momentum: "new" or
-    "kept", running: "scale", "variance" or "reciprocal": demand what momentum means and what the
-    running statistic holds; None recognises them. backend: "numpy", "cupy", "torch" or "jax" for
-    a function whose library its code does not name. first_failure: stop there (for testing many).
+    three and notes those that are refused. axis: the channel axis of batch norm (1) and of weight
+    norm (0), or the axes layer norm reduces (-1). ndim: how many axes x may have; None tries
+    several. momentum: "new" or "kept", running: "scale", "variance" or "reciprocal": demand what
+    momentum means and what the running statistic holds; None recognises them.
+    backend: "numpy", "cupy", "torch" or "jax" for a function whose library its code does not name.
+    first_failure: stop there (for testing many).
+    For "sgd" settings are lr, momentum, dampening, nesterov, weight_decay and decoupled, those of
+    the optimizer itself where they are not given.
 
     Returns a Report; str() of it is for people. A candidate that cannot be run at all gives
     verdict "could not run". Raises ValueError or TypeError for wrong arguments of its own.
@@ -61,16 +66,22 @@ def check(
     if eps is not ANY:
         eps = check_number("eps", eps)
     for name, value, choices in (
-        ("momentum", momentum, ("new", "kept")),
+        ("momentum", None if layer == "sgd" else momentum, ("new", "kept")),
         ("running", running, ("scale", "variance", "reciprocal")),
     ):
         if value is not None and value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)} or None, got {value!r}")
     if backend is not None and backend not in LIBRARIES:
         raise ValueError(f"backend must be one of {', '.join(LIBRARIES)}, got {backend!r}")
+    if layer in LAYERS[2:]:
+        if layer == "sgd" and momentum is not None:
+            settings["momentum"] = check_number("momentum", momentum)
+        return _steps(candidate, layer, p, _dtypes(dtype), axis, backend, first_failure, settings)
+    if settings:
+        raise TypeError(f"{next(iter(settings))} is a setting of sgd, not of {layer}")
     if axis is None:
         axis = 1 if layer == "batch_norm" else -1
-    settings = norm_checks.Settings(
+    asked = norm_checks.Settings(
         layer,
         p,
         axis,
@@ -88,10 +99,50 @@ def check(
     with warnings.catch_warnings(), np.errstate(all="ignore"), _one_thread():
         warnings.simplefilter("ignore")
         try:
-            for found in _all_checks(candidate, settings, passed, backend, report):
+            for found in _all_checks(candidate, asked, passed, backend, report):
                 report.checks.append(found)
                 if first_failure and found.status == "failed":
                     break
+        except CannotRun as error:
+            report.ran = False
+            why = "a candidate must import, take these arrays and give arrays back"
+            report.checks.append(Check("runs", "failed", why, str(error), str(error)))
+    report.conventions = list(dict.fromkeys(report.conventions))
+    report.notes = list(dict.fromkeys(report.notes))
+    return report
+
+
+def _steps(
+    candidate: Any,
+    layer: str,
+    p: Any,
+    dtypes: tuple[str, ...] | None,
+    axis: Any,
+    backend: str | None,
+    first_failure: bool,
+    settings: dict[str, Any],
+) -> Report:
+    """Weight norms and SGD."""
+    unknown = set(settings) - {"lr", *steps.DEFAULTS}
+    if unknown or (settings and layer != "sgd"):
+        known = f"; sgd has lr, {', '.join(steps.DEFAULTS)}"
+        raise TypeError(f"{layer} has no setting {sorted(unknown or settings)[0]!r}{known}")
+    report = Report(layer, None if layer == "sgd" else p, type(candidate).__name__)
+    with warnings.catch_warnings(), np.errstate(all="ignore"), _one_thread():
+        warnings.simplefilter("ignore")
+        try:
+            found = (
+                steps.sgd_checks(candidate, settings, dtypes, report)
+                if layer == "sgd"
+                else steps.weight_checks(candidate, layer, p, dtypes, axis or 0, backend, report)
+            )
+            for check in found:
+                report.checks.append(check)
+                if first_failure and check.status == "failed":
+                    break
+        except steps.Changed as error:
+            why = "a layer must leave the arrays it is given as they are"
+            report.checks.append(Check("inputs unmodified", "failed", why, str(error), str(error)))
         except CannotRun as error:
             report.ran = False
             why = "a candidate must import, take these arrays and give arrays back"
