@@ -179,7 +179,7 @@ plt.show()
 # The library has both: `constant="paper"` is (6), `constant="exact"` is 1 divided by (N4). Do they agree?
 
 # %%
-print("     n    E max|z|   E[paper's C times max|z|]   E[exact C times max|z|]")
+print("     n   E max|z|   times paper's C   times exact C")
 for n in (16, 256, 4096, 65_536):
     t = np.linspace(0, 12, 12_001)
     below = np.array([math.erf(value / math.sqrt(2)) for value in t])
@@ -187,9 +187,7 @@ for n in (16, 256, 4096, 65_536):
     paper = (1 + math.sqrt(math.pi * math.log(4))) / (2 * math.sqrt(2 * math.log(n)))  # (6)
     assert math.isclose(paper, lpnorm.gaussian_constant(math.inf, n))
     exact = lpnorm.gaussian_constant(math.inf, n, "exact")
-    print(
-        f"{n:6,}    {expected:.4f}     {paper * expected:.3f}                       {exact * expected:.4f}"
-    )
+    print(f"{n:6,}    {expected:.4f}     {paper * expected:10.3f} {exact * expected:.4f}")
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2))
@@ -283,9 +281,8 @@ for name, p in NORMS.items():
     s = measure(rows, p, "exact")
     ax.plot(outlier, s / s[0], color=COLOR[name], linewidth=2)
     ax.text(20.3, (s / s[0])[-1], name, color=COLOR[name], va="center")
-    print(
-        f"{name:5s}  an outlier at 10 multiplies s by {s[40] / s[0]:.2f}, at 20 by {s[80] / s[0]:.2f}"
-    )
+    at_10, at_20 = s[40] / s[0], s[80] / s[0]
+    print(f"{name:5s}  an outlier at 10 multiplies s by {at_10:.2f}, at 20 by {at_20:.2f}")
 ax.set(
     xlabel="where the outlier is",
     ylabel="s, relative to no outlier",

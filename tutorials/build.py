@@ -82,6 +82,7 @@ def execute(source: Path) -> nbformat.NotebookNode:
 
     inline = "module://matplotlib_inline.backend_inline"
     environment = {**os.environ, "PYTHONPATH": str(Path(lpnorm.__file__).parents[1])}
+    environment["OPENBLAS_NUM_THREADS"] = "1"  # the same bits for any number of cores
     client = NotebookClient(
         notebook, timeout=180, kernel_name="python3", coalesce_streams=True, record_timing=False
     )
