@@ -187,7 +187,7 @@ for n in (16, 256, 4096, 65_536):
     paper = (1 + math.sqrt(math.pi * math.log(4))) / (2 * math.sqrt(2 * math.log(n)))  # (6)
     assert math.isclose(paper, lpnorm.gaussian_constant(math.inf, n))
     exact = lpnorm.gaussian_constant(math.inf, n, "exact")
-    print(f"{n:6,}    {expected:.4f}     {paper * expected:10.3f} {exact * expected:.4f}")
+    print(f"{n:6,}   {expected:8.4f}   {paper * expected:15.3f}   {exact * expected:13.4f}")
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2))

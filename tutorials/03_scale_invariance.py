@@ -323,6 +323,7 @@ def over_channels(rows):
 
 
 runs = {lr: trained(lr) for lr in (0.1, 1.0, 10.0, 100.0)}
+# figures of trainings: they depend a little on the machine
 print("         length         effective step size          test")
 print("lr       first  last    first    last    ratio     accuracy")
 for lr, (trace, history) in runs.items():
