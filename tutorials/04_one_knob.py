@@ -69,7 +69,11 @@ for shrunk in (1.0, 0.9, 0.5, 0.01):
     )
 
 # %% [markdown]
-# The loss stays in all its digits. The gradient does not: at half the length it is twice as long, equation (2) of tutorial 03. Decay keeps the weight
+# The loss stays in all its digits. The gradient does not: at half the length it is twice as long, as tutorial 03 derives,
+#
+# $$ \nabla L(w) = \frac1{\lVert w\rVert}\,\nabla L(\hat w), \qquad \hat w = \frac{w}{\lVert w\rVert}. \tag{2} $$
+#
+# Decay keeps the weight
 # short, and a short weight is turned more by the same learning rate. So the suspicion is: *weight decay sets the effective
 # step size $\eta/\lVert w\rVert^2$, and nothing else.*
 #
@@ -364,7 +368,7 @@ def settle(lr, decay, momentum, start, steps=600, size=300):
         length = np.linalg.norm(w, axis=1, keepdims=True)
         noise = rng.standard_normal(w.shape)
         noise -= (noise * w).sum(axis=1, keepdims=True) * w / length**2  # perpendicular to w
-        parameter.grad = noise / length  # (2) of tutorial 03
+        parameter.grad = noise / length  # (2)
         sgd.step()
         lengths.append(length.mean())
         new = parameter.data
