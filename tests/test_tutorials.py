@@ -5,11 +5,9 @@ import runpy
 from collections import Counter
 from pathlib import Path
 
+import jupytext
 import nbformat
 import pytest
-
-jupytext = pytest.importorskip("jupytext")
-pytest.importorskip("nbclient")
 
 TUTORIALS = Path(__file__).parent.parent / "tutorials"
 BUILD = runpy.run_path(str(TUTORIALS / "build.py"))

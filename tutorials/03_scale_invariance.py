@@ -447,9 +447,9 @@ for parameter in model.parameters():
 # %% [markdown]
 # ### Exercise 2
 #
-# `trained(1.0)` and `trained(16.0, scale=4)` of section 5 have the same effective step sizes. Compare their losses. They agree to a few digits but not in every bit: which
-# argument of the batch norms in `models.digits_net` is to blame? Pass `normalize=lambda channels: nn.BatchNorm(channels, eps=0.0)` and look again. (If a loss
-# then becomes NaN, find out which channel of which picture caused it.)
+# `trained(1.0)` and `trained(16.0, scale=4)` of section 5 have the same effective step sizes. Compare their losses. They agree to two or three digits but not in every bit: which
+# argument of the batch norms in `models.digits_net` is to blame? Pass `normalize=lambda channels: nn.BatchNorm(channels, eps=0.0)` and look again. Which
+# other property of the number 4 did you need?
 
 # %%
 # Exercise 2: your code.

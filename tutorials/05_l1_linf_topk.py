@@ -81,7 +81,7 @@ by_hand = np.sort(abs(d[0]))[-3:].mean()  # (N1)
 print(f"k = 3        {measure(x, TopK(3), None).item():.12f}   {by_hand:.12f}")
 
 # %% [markdown]
-# Why would one want a small $k$? To measure $s$ takes a sum over $n$ values; a maximum needs no sum, and no accumulator that could overflow. The price shows in the backward pass.
+# Why would one want a small $k$? To measure $s$ takes a sum over $n$ values; a maximum needs no sum, and no accumulator that could overflow (the mean still needs one). The price shows in the backward pass.
 #
 # ## 2. Who pays
 #
@@ -170,7 +170,7 @@ for name, p in {
     )
 
 # %% [markdown]
-# L∞ comes out 42 % too large and Top-100 16 % too small. How does that depend on the batch size? And what does $\hat x$ look like then?
+# L∞ comes out 42 % too large and Top-100 14 % too small. How does that depend on the batch size? And what does $\hat x$ look like then?
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=[1, 1.1])
@@ -324,7 +324,7 @@ plt.show()
 # ### Exercise 2
 #
 # Section 4 says that a factor $f$ on $\hat x$ acts on the next weight like a learning rate $f^2$ times as large. Test it: find the largest learning rate at which `Run(norm="1", factor=f, lr=..., epochs=6)` still trains,
-# for $f^{-1} = $ `factor` = 1/4, 1/2, 1 and 2 (try powers of two). Is it $\propto 1/f^2$? The norm's own $\gamma$ and $\beta$ have gradients too: which of them depend on $f$?
+# for `factor` ($1/f$) equal to 1/4, 1/2, 1 and 2 (try powers of two). Is it $\propto 1/f^2$? The norm's own $\gamma$ and $\beta$ have gradients too: which of them depend on $f$?
 
 # %%
 # Exercise 2: your code.

@@ -62,12 +62,8 @@ def execute(source: Path) -> nbformat.NotebookNode:
     first position or at its ends.
     """
     notebook = jupytext.read(source)
-    notebook.metadata = nbformat.from_dict(
-        {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
-        }
-    )
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata = nbformat.from_dict({"kernelspec": kernel})
     ids: set[str] = set()
     for cell in notebook.cells:
         cell.metadata, name = nbformat.from_dict({}), hashlib.sha256(cell.source.encode())
@@ -99,6 +95,7 @@ def execute(source: Path) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
+    notebook.metadata["language_info"] = {"name": "python"}  # and not the version of this machine
     notebook.metadata["lpnorm"] = {"code": digest}
     return notebook
 
