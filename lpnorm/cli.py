@@ -1,28 +1,36 @@
-"""Measure the claims of "Norm matters" (Hoffer et al. 2018) on your own machine."""
+"""Measure the claims of "Norm matters" (Hoffer et al. 2018), or check an implementation."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lpnorm import __version__
 from lpnorm.arrays import check_device
+from lpnorm.files import atomic
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status (0 done, 2 a bad call or no GPU, 130 interrupted)."""
+    """Run a command; returns the exit status.
+
+    0 done (`check`: correct), 1 wrong (`check`), 2 a bad call, no GPU, or a candidate that could
+    not be run, 130 interrupted.
+    """
     given = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(given)
     try:
-        check_device(options.device)
+        check_device(getattr(options, "device", "cpu"))
     except RuntimeError as error:
         print(f"lpnorm: {error}", file=sys.stderr)
         return 2
@@ -89,6 +97,164 @@ def reproduce(options: argparse.Namespace, command: str) -> int:
     return 0
 
 
+def check(options: argparse.Namespace, command: str) -> int:
+    """`lpnorm check`: judge an implementation in a process of its own, which can be killed."""
+    if Path(options.target).is_dir() and not Path(options.target, "__init__.py").exists():
+        return _check_vectors(options)
+    given = {"layer": options.layer or "batch_norm"}
+    for name in ("eps", "constant", "dtype", "axis", "ndim", "backend", "momentum", "running"):
+        if getattr(options, name) is not None:
+            given[name] = getattr(options, name)
+    if given.get("constant") == "none":
+        given["constant"] = None
+    if isinstance(given.get("axis"), list):
+        axes = given["axis"]
+        given["axis"] = axes[0] if len(axes) == 1 else tuple(axes)
+    with tempfile.TemporaryDirectory() as folder:
+        request, answer = Path(folder, "request.json"), Path(folder, "answer.json")
+        content = {"target": options.target, "p": options.p or "1", "arguments": given}
+        request.write_text(json.dumps(content), encoding="utf-8")
+        line = [sys.executable, "-m", "lpnorm.verify", str(request), str(answer)]
+        try:
+            done = subprocess.run(line, timeout=options.timeout, stdout=sys.stderr)
+        except subprocess.TimeoutExpired:
+            return _could_not_run(options.target, f"no answer within {options.timeout:g} s")
+        except KeyboardInterrupt:
+            return 130
+        if not answer.exists():
+            how = f"signal {-done.returncode}" if done.returncode < 0 else f"{done.returncode}"
+            return _could_not_run(options.target, f"its process ended with {how} on the way")
+        result = json.loads(answer.read_text(encoding="utf-8"))
+    if not result["ran"]:
+        return _could_not_run(options.target, result["error"])
+    return _say(options, result)
+
+
+def _say(options: argparse.Namespace, result: dict[str, Any]) -> int:
+    """Print a report, write it as JSON if asked; the exit status."""
+    if options.json is not None:
+        try:
+            with atomic(options.json) as path:
+                path.write_text(json.dumps(result["json"], indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            return _could_not_run(options.target, f"cannot write --json {options.json}: {error}")
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # for an ASCII terminal
+    print(result["colour" if sys.stdout.isatty() else "text"])
+    return 0 if result["ok"] else 1
+
+
+def _check_vectors(options: argparse.Namespace) -> int:
+    """`lpnorm check DIR`: judge what a program wrote beside the vectors; nothing of it is run."""
+    from lpnorm.verify.candidates import CannotRun
+    from lpnorm.verify.vectors_check import check_vectors
+
+    for name in ("eps", "constant", "axis", "ndim", "backend", "momentum", "running"):
+        if getattr(options, name) is not None:
+            return _could_not_run(options.target, f"--{name} is for code, vectors name their own")
+    layers, norms = ([each] if each else None for each in (options.layer, options.p))
+    try:
+        judged = check_vectors(options.target, layers, norms, options.dtype)
+    except CannotRun as error:
+        return _could_not_run(options.target, str(error))
+    result = {"ok": judged.ok, "json": json.loads(judged.to_json())}
+    return _say(options, {**result, "text": judged.text(), "colour": judged.text(colour=True)})
+
+
+def vectors(options: argparse.Namespace, command: str) -> int:
+    """`lpnorm vectors`: write cases for programs in any language."""
+    from lpnorm.verify.vectors import write
+
+    try:
+        count = write(options.folder, options.layer, options.p, options.dtype)
+    except ValueError as error:
+        print(f"lpnorm: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"lpnorm: cannot write to {options.folder}: {error}", file=sys.stderr)
+        return 2
+    print(
+        f"{count} cases in {options.folder}: read manifest.json (or cases.txt), write each output "
+        f"as <id>.<output>.out.npy, then: lpnorm check {shlex.quote(str(options.folder))}"
+    )
+    return 0
+
+
+def _could_not_run(target: str, why: str) -> int:
+    print(f"lpnorm: {target} could not be checked: {why}", file=sys.stderr)
+    return 2
+
+
+def _add_check(commands: Any) -> None:
+    sub = commands.add_parser(
+        "check",
+        help="is an implementation right, and if not, what is wrong with it?",
+        description="Judge an implementation: exit status 0 correct (under conventions, too), "
+        "1 wrong, 2 it could not be run. Conventions that are not asked for are recognised.",
+    )
+    sub.set_defaults(run=check)
+    sub.add_argument(
+        "target",
+        metavar="TARGET",
+        help="path.py:name or package.module:name; name may be forward,backward, or be left out "
+        "for a module that has both; or a folder from `lpnorm vectors` with a program's outputs",
+    )
+    sub.add_argument(
+        "--layer",
+        choices=("batch_norm", "layer_norm", "weight_norm", "bounded_weight_norm", "sgd"),
+        help="(default: batch_norm; all of a folder's)",
+    )
+    sub.add_argument(
+        "--p", metavar="P", help="1, 2, 1.5, inf, top10, range (default: 1; all of a folder's)"
+    )
+    sub.add_argument("--eps", type=float, help="the eps it must use (default: recognised)")
+    sub.add_argument("--constant", choices=("paper", "exact", "none"), help="which it must use")
+    sub.add_argument(
+        "--dtype",
+        action="append",
+        choices=("float16", "float32", "float64"),
+        help="what it must take (repeat for several; default: whatever it takes)",
+    )
+    sub.add_argument(
+        "--axis", type=int, nargs="+", help="channel axis, or those layer norm reduces"
+    )
+    sub.add_argument("--ndim", type=int, help="how many axes x has (default: several are tried)")
+    sub.add_argument("--backend", choices=("numpy", "cupy", "torch", "jax"))
+    sub.add_argument("--momentum", choices=("new", "kept"), help="what momentum must mean")
+    sub.add_argument("--running", choices=("scale", "variance", "reciprocal"))
+    sub.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON, too")
+    sub.add_argument(
+        "--timeout", type=_seconds, default=120.0, metavar="S", help="seconds (default: 120)"
+    )
+
+
+def _add_vectors(commands: Any) -> None:
+    sub = commands.add_parser(
+        "vectors",
+        help="write test cases for programs in any language",
+        description="Write small cases (.npy files, manifest.json and its schema.json, cases.txt) "
+        "that a program in any language can read. It writes its outputs beside them, and "
+        "`lpnorm check DIR` judges these. Each filter may be given several times.",
+    )
+    sub.set_defaults(run=vectors)
+    sub.add_argument("folder", metavar="DIR", type=Path)
+    for name, metavar, words in (
+        ("layer", "LAYER", "batch_norm, layer_norm, weight_norm, bounded_weight_norm, sgd"),
+        ("p", "P", "1, 2, 3, 1.5, inf, top10, range"),
+        ("dtype", "DTYPE", "float16, float32, float64"),
+    ):
+        sub.add_argument(f"--{name}", action="append", metavar=metavar, help=f"only these: {words}")
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, got {text!r}")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lpnorm", description=__doc__)
     parser.add_argument("--version", action="version", version=f"lpnorm {__version__}")
@@ -126,6 +292,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute")
     sub.add_argument("--no-progress", action="store_true", help="no progress bar")
+    _add_check(commands)
+    _add_vectors(commands)
     return parser
 
 

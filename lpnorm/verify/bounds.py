@@ -26,6 +26,7 @@ within that error may be in or out, `_in_doubt`); then, following dx = (g - b - 
     e_dx = ( e_g + e_b + |h| e_c + |c| e_h + (u + v) (|g - b| + |c h| + |g - b - c h|) ) / s
            + |dx| (e_s / s + u + v)
 
+(and e_c e_h, e_c e_mean_h, which are not small where h is in doubt: constant groups),
 where e_g = u |g| is the rounding of gamma dy. Everything is evaluated in float64 on the exact
 values, row by row of a (groups, n) array.
 """
@@ -64,12 +65,15 @@ def normalize_bounds(
     accumulate: Any = None,
     rounded_g: bool = True,
     u: float | None = None,
+    place: str | None = None,
+    sequential: bool = False,
 ) -> Bounds:
     """Bounds for x, g (groups, n) in float64, computed in `dtype` with sums in `accumulate`.
 
     p as in `lpnorm.batch_norm`; constant: the value of C; rounded_g: whether g = gamma * dy was
     rounded to dtype. accumulate: None for float32 where dtype is float16, else dtype. u: another
     unit roundoff than that of dtype and accumulator, for arithmetic that has none of its own.
+    place: where eps is, as in `with_eps`. sequential: sums one after another, n - 1 for L.
     """
     dtype = np.dtype(dtype)
     wide = np.dtype(
@@ -79,6 +83,9 @@ def normalize_bounds(
     tiny = float(np.finfo(dtype).smallest_subnormal)
     n = x.shape[1]
     depth = math.ceil(math.log2(n)) if n > 1 else 0
+    depth = max(n - 1, 0) if sequential else depth
+    place = place or ("root" if p == 2 else "added")
+    squares = p == 2 and place == "root"  # then h = x_hat, exactly
 
     def mean(rows: Array) -> Array:
         return rows.mean(axis=1, keepdims=True)
@@ -91,34 +98,58 @@ def normalize_bounds(
     # Lp divides its h <= 1 by n (M / max|d|)^(p - 1): p - 1 times the relative error of M / max|d|
     lp = isinstance(p, (int, float)) and p not in (1, 2, math.inf)
     e_m = (p - 1) * (u + (POWER * u + (depth + 1) * v + n * tiny) / p + POWER * v) if lp else 0.0
-    if p == 2:
-        s = np.sqrt(statistic**2 + eps)
+    if p == 2 and not squares:  # e_statistic is that of mean d^2
+        e_statistic = e_statistic / np.maximum(2 * statistic, np.sqrt(e_statistic))
+        h = d / np.maximum(statistic, 1e-300)
+        e_h = (e_d + np.abs(h) * e_statistic) / np.maximum(statistic, 1e-300) + 2 * u * np.abs(h)
+    s, slope = with_eps(statistic, p, eps, constant, place)
+    e_slope: Any = 0.0  # relative
+    if squares:
         # the squares, their sum and the root; e_statistic is that of mean d^2
-        e_s = e_statistic / 2 / np.maximum(s, 1e-300) + 2 * v * s
+        e_s, slope = e_statistic / 2 / np.maximum(s, 1e-300) + 2 * v * s, 1.0
     else:
-        s = constant * statistic + eps
         e_s = constant * e_statistic + 2 * v * s
+        if place in ("root", "moment"):
+            power = 1 if place == "root" else p
+            e_s = e_s + (2 + 2 * POWER) * v * s
+            e_slope = e_s / np.maximum(s, 1e-300) + e_statistic / np.maximum(statistic, 1e-300)
+            e_slope = power * (e_slope + POWER * v)
+            slope = np.broadcast_to(slope, s.shape)
     s = np.maximum(s, 1e-300)
     x_hat = d / s
     relative = e_s / s + u + v
     e_x_hat = e_d / s + np.abs(x_hat) * relative + tiny
-    if p == 2:
+    if squares:
         h, e_h = x_hat, e_x_hat
 
     e_g = u * np.abs(g) + tiny if rounded_g else np.zeros_like(g)
     product = np.abs(x_hat) * e_g + np.abs(g) * e_x_hat + (u + depth * v) * np.abs(g * x_hat) + tiny
-    c = constant * (g * x_hat).sum(axis=1, keepdims=True) / m
-    e_c = constant * product.sum(axis=1, keepdims=True) / m + (4 * v + e_m) * np.abs(c)
+    c = slope * (g * x_hat).sum(axis=1, keepdims=True) / m
+    e_c = slope * product.sum(axis=1, keepdims=True) / m + (4 * v + e_m + e_slope) * np.abs(c)
     mean_h = mean(h)
     e_mean_h = mean(e_h) + (depth + 1) * v * mean(np.abs(h))
     b = mean(g) - c * mean_h
     e_b = mean(e_g) + (depth + 1) * v * mean(np.abs(g)) + np.abs(c) * e_mean_h
-    e_b = e_b + np.abs(mean_h) * e_c + 2 * v * (np.abs(b) + np.abs(c * mean_h))
+    e_b = e_b + (np.abs(mean_h) + e_mean_h) * e_c + 2 * v * (np.abs(b) + np.abs(c * mean_h))
     numerator = g - b - c * h
-    e_numerator = e_g + e_b + np.abs(h) * e_c + np.abs(c) * e_h + 3 * tiny
+    e_numerator = e_g + e_b + (np.abs(h) + e_h) * e_c + np.abs(c) * e_h + 3 * tiny
     e_numerator = e_numerator + (u + v) * (np.abs(g - b) + np.abs(c * h) + np.abs(numerator))
     e_dx = e_numerator / s + np.abs(numerator / s) * relative + tiny
     return Bounds(*(SECOND * e for e in (e_x_hat, e_mean, e_s, e_dx, product)))
+
+
+def with_eps(phi: Array, p: Any, eps: float, c: float, place: str) -> tuple[Array, Any]:
+    """The scale and its derivative by phi for eps in a place: `oracle.with_eps`, on arrays."""
+    if place == "root":
+        s = np.sqrt((c * phi) ** 2 + eps)
+        return s, c * (c * phi / np.maximum(s, 1e-300))
+    if place == "moment":
+        largest = np.maximum(phi, max(eps ** (1 / p), 1e-300))
+        s = largest * ((phi / largest) ** p + eps / largest**p) ** (1 / p)
+        return c * s, c * (phi / s) ** (p - 1)
+    if place == "floor":
+        return np.maximum(c * phi, eps), c * (c * phi > eps)
+    return (c * (phi + eps) if place == "statistic" else c * phi + eps), c
 
 
 def _norm(
@@ -159,6 +190,7 @@ def _norm(
     # h between the smallest and the largest that d in d -+ e_d and the statistic allow
     low = np.maximum(size - e_d, 0.0) / np.maximum(statistic + e_statistic, 1e-300)
     high = (size + e_d) / np.maximum(statistic - e_statistic, 1e-300)
+    high = np.minimum(high, 2.0 * n ** (1 / p))  # |d| <= n^(1/p) M, whatever d is
     magnitude = np.where(size > 0, (size / np.maximum(statistic, 1e-300)) ** (p - 1), 0.0)
     e_h = np.maximum(magnitude - low ** (p - 1), high ** (p - 1) - magnitude)
     e_h = np.where(size <= e_d, magnitude + high ** (p - 1), e_h)

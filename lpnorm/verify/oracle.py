@@ -148,14 +148,16 @@ def _expected_range(n: int) -> float:
     return 2 * _integral(f)
 
 
-def gaussian_constant(p: Any, n: int, constant: str | None = "paper") -> float:
+def gaussian_constant(p: Any, n: int, constant: str | float | None = "paper") -> float:
     """The constant C for which C * deviation estimates sigma from n Gaussian values.
 
     Finite p: (E|z|^p)^(-1/p), so sqrt(pi/2) at p = 1 (Hoffer et al. 2018, equation (5)).
     "paper": equation (6) for infinity and every Top-k; 1 / sqrt(2 ln n) for Range (Banner et al.
     2018, "Scalable methods for 8-bit training of neural networks"). "exact": 1 / E[statistic] of n
-    standard normal values, the mean known. None: 1. One value (n = 1): 1.
+    standard normal values, the mean known. None: 1. One value (n = 1): 1. A number: itself.
     """
+    if isinstance(constant, float):
+        return constant
     if constant not in ("paper", "exact", None):
         raise ValueError(f'constant must be "paper", "exact" or None, got {constant!r}')
     k = None if _is_range(p) else _top_k(p, n)
@@ -240,13 +242,36 @@ def _centre(x: list[float]) -> tuple[float, list[float]]:
     return mean, [math.fsum((x_i, -mean, -error)) for x_i in x]
 
 
-def _normalize(x: list[float], p: Any, eps: float, c: float) -> _Group:
+PLACES = ("added", "root", "moment", "statistic", "floor")
+
+
+def with_eps(phi: float, p: Any, eps: float, c: float, place: str) -> tuple[float, float]:
+    """What d is divided by, and its derivative by phi, for eps in any of five places.
+
+    added: C phi + eps; root: ((C phi)^2 + eps)^(1/2); moment: C (phi^p + eps)^(1/p), finite p only;
+    statistic: C (phi + eps); floor: max(C phi, eps). The derivative at 0 is 0 where phi counts not.
+    """
+    if place == "root":
+        scale = math.hypot(c * phi, math.sqrt(eps))  # hypot: no overflow
+        return scale, c * (c * phi / scale) if scale > 0 else math.nan
+    if place == "moment":
+        largest = max(phi, eps ** (1 / p))
+        if not largest > 0:
+            return largest, math.nan
+        scale = largest * ((phi / largest) ** p + eps / largest**p) ** (1 / p)
+        return c * scale, c * (phi / scale) ** (p - 1)
+    if place == "floor":
+        return (c * phi, c) if not c * phi <= eps else (eps, 0.0)
+    return (c * (phi + eps) if place == "statistic" else c * phi + eps), c
+
+
+def _normalize(x: list[float], p: Any, eps: float, c: float, place: str | None) -> _Group:
     mean, d = _centre(x)
     phi = deviation(d, p) if math.isfinite(mean) else math.nan
-    scale = math.hypot(phi, math.sqrt(eps)) if p == 2 else c * phi + eps  # hypot: no overflow
+    scale, slope = with_eps(phi, p, eps, c, place or ("root" if p == 2 else "added"))
     if not scale > 0:  # a constant group without eps, or one that is not finite
         return _Group(mean, d, scale, math.nan, [math.nan] * len(d))
-    return _Group(mean, d, scale, phi / scale if p == 2 else c, [v / scale for v in d])
+    return _Group(mean, d, scale, slope, [v / scale for v in d])
 
 
 def _times_jacobian(g: list[float], group: _Group, p: Any) -> list[float]:
@@ -273,12 +298,13 @@ def _norm(
     affine: list[int],
     p: Any,
     eps: float,
-    constant: str | None,
+    constant: str | float | None,
+    place: str | None,
 ) -> NormOutput:
     """Normalize over the axes `reduced`; gamma and beta have x's shape on the axes `affine`."""
     rows = _groups(x, reduced)
     c = gaussian_constant(p, len(rows[0]), constant)
-    groups = [_normalize(row, p, eps, c) for row in rows]
+    groups = [_normalize(row, p, eps, c, place) for row in rows]
     x_hat = _ungroup([group.x_hat for group in groups], reduced, x.shape)
     affine_part = _spread(gamma, 1, affine, x.shape), _spread(beta, 0, affine, x.shape)
     y = _each(lambda v, g, b: g * v + b, x_hat, *affine_part)
@@ -296,13 +322,14 @@ def _norm_backward(
     affine: list[int],
     p: Any,
     eps: float,
-    constant: str | None,
+    constant: str | float | None,
+    place: str | None,
 ) -> Gradients:
     if dy.shape != x.shape:
         raise ValueError(f"dy has shape {dy.shape}, x {x.shape}")
     rows = _groups(x, reduced)
     c = gaussian_constant(p, len(rows[0]), constant)
-    groups = [_normalize(row, p, eps, c) for row in rows]
+    groups = [_normalize(row, p, eps, c, place) for row in rows]
     g = _each(lambda a, b: a * b, dy, _spread(gamma, 1, affine, x.shape))
     dx = [_times_jacobian(*pair, p) for pair in zip(_groups(g, reduced), groups, strict=True)]
     x_hat = _ungroup([group.x_hat for group in groups], reduced, x.shape)
@@ -321,16 +348,18 @@ def batch_norm(
     p: Any = 2,
     axis: int = 1,
     eps: float = 1e-5,
-    constant: str | None = "paper",
+    constant: str | float | None = "paper",
+    place: str | None = None,
 ) -> NormOutput:
     """y = gamma * x_hat + beta with x_hat = (x - mean) / scale, for each of the C channels.
 
     x: any shape, channels on `axis`; gamma, beta: (C,) or None; mean, scale: (C,).
-    scale = C * deviation + eps, or sqrt(deviation^2 + eps) for p = 2; 0 gives NaN.
+    scale = C * deviation + eps, or sqrt(deviation^2 + eps) for p = 2; 0 gives NaN. constant: also
+    C itself; place: eps elsewhere, see `with_eps`.
     Hoffer et al. 2018, equations (5) and (6); p = 2 is Ioffe & Szegedy 2015.
     """
     channel, rest = _split(axis, np.ndim(x))
-    return _norm(_float64(x), gamma, beta, rest, channel, p, eps, constant)
+    return _norm(_float64(x), gamma, beta, rest, channel, p, eps, constant, place)
 
 
 def batch_norm_backward(
@@ -341,14 +370,17 @@ def batch_norm_backward(
     p: Any = 2,
     axis: int = 1,
     eps: float = 1e-5,
-    constant: str | None = "paper",
+    constant: str | float | None = "paper",
+    place: str | None = None,
 ) -> Gradients:
     """dx, dgamma, dbeta for the gradient dy at y, through the full Jacobian of x_hat.
 
     dy, dx: x's shape; dgamma, dbeta: (C,), None where gamma, beta are.
     """
     channel, rest = _split(axis, np.ndim(x))
-    return _norm_backward(_float64(dy), _float64(x), gamma, beta, rest, channel, p, eps, constant)
+    return _norm_backward(
+        _float64(dy), _float64(x), gamma, beta, rest, channel, p, eps, constant, place
+    )
 
 
 def layer_norm(
@@ -358,14 +390,15 @@ def layer_norm(
     p: Any = 2,
     axis: int | Sequence[int] = -1,
     eps: float = 1e-5,
-    constant: str | None = "paper",
+    constant: str | float | None = "paper",
+    place: str | None = None,
 ) -> NormOutput:
     """`batch_norm`'s formula with x reduced over `axis` (one or several); Ba et al. 2016 for p = 2.
 
     gamma, beta: x's shape on `axis` (in x's order), or None; mean, scale: x's shape without it.
     """
     axes = _split(axis, np.ndim(x))[0]
-    return _norm(_float64(x), gamma, beta, axes, axes, p, eps, constant)
+    return _norm(_float64(x), gamma, beta, axes, axes, p, eps, constant, place)
 
 
 def layer_norm_backward(
@@ -376,11 +409,14 @@ def layer_norm_backward(
     p: Any = 2,
     axis: int | Sequence[int] = -1,
     eps: float = 1e-5,
-    constant: str | None = "paper",
+    constant: str | float | None = "paper",
+    place: str | None = None,
 ) -> Gradients:
     """dx, dgamma, dbeta in the shapes of x, gamma, beta for the gradient dy (x's shape) at y."""
     axes = _split(axis, np.ndim(x))[0]
-    return _norm_backward(_float64(dy), _float64(x), gamma, beta, axes, axes, p, eps, constant)
+    return _norm_backward(
+        _float64(dy), _float64(x), gamma, beta, axes, axes, p, eps, constant, place
+    )
 
 
 def batch_norm_inference(

@@ -1,0 +1,343 @@
+"""The checks of batch norm and layer norm, one after another, each saying what it tried and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lpnorm.verify import cases, laws, running, ties
+from lpnorm.verify.candidates import Candidate, CannotRun
+from lpnorm.verify.cases import Case, Layout
+from lpnorm.verify.diagnosis import Diagnosis, diagnose, explains
+from lpnorm.verify.recognise import Recognised, recognise
+from lpnorm.verify.reference import Arithmetic, arithmetics
+from lpnorm.verify.report import Check, Report
+from lpnorm.verify.trials import Error, Trial, call, errors, judge, overflows
+
+DTYPES = ("float64", "float32", "float16")
+RANKS = {"batch_norm": (4, 2, 3, 5), "layer_norm": (2, 3, 4)}
+EPS = {"float64": 1e-5, "float32": 1e-5, "float16": 2.0**-10}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for. eps None, constant "any": nothing, so recognise it."""
+
+    layer: str
+    p: Any
+    axis: Any
+    eps: float | None
+    constant: Any
+    dtypes: tuple[str, ...] | None  # None: those it takes
+    ndim: tuple[int, ...] | None
+    momentum: str | None = None  # "new" or "kept"
+    running: str | None = None  # "scale", "variance" or "reciprocal"
+
+
+class NormChecks:
+    """A candidate under judgement: which dtypes and shapes it takes, and its conventions."""
+
+    def __init__(self, candidate: Candidate, settings: Settings, report: Report) -> None:
+        self.candidate, self.settings, self.report = candidate, settings, report
+        self.p, self.layer = settings.p, settings.layer
+        self.groups = candidate.groups or cases.GROUPS
+        self.dtypes: list[str] = []
+        self.layouts: list[Layout] = []
+        self.refused: dict[str, str] = {}
+        self._find_what_it_takes()
+        self.dtype = self.dtypes[0]
+        self.recognised: Recognised = recognise(
+            candidate,
+            self.p,
+            self.layouts[0],
+            self.dtype,
+            self.groups,
+            settings.eps,
+            settings.constant,
+        )
+        self.conventions = self.recognised.conventions
+
+    # ---- what it takes ----
+
+    def _layout(self, ndim: int) -> Layout:
+        return Layout(self.layer, ndim, self.settings.axis)
+
+    def _find_what_it_takes(self) -> None:
+        """Fill dtypes, layouts and refused by trying. Raises CannotRun if nothing works."""
+        first, asked = "", self.settings.dtypes
+        axes = self.settings.axis if isinstance(self.settings.axis, tuple) else ()
+        for ndim in self.settings.ndim or RANKS[self.layer]:
+            if ndim <= len(axes) or any(not -ndim <= a < ndim for a in axes):
+                continue
+            for dtype in asked or DTYPES:
+                trial = self.run("random", 1.0, dtype, self._layout(ndim))
+                if trial.got is not None:
+                    self.layouts.append(self._layout(ndim))
+                    break
+                first = first or trial.raised
+        if not self.layouts:
+            raise CannotRun(f"it raised {first}" if first else "no shape fits axis")
+        for dtype in asked or DTYPES:
+            trial = self.run("random", 1.0, dtype, self.layouts[0])
+            if trial.got is not None:
+                self.dtypes.append(dtype)
+            else:
+                self.refused[dtype] = trial.raised
+
+    def eps(self, dtype: str) -> float:
+        if self.candidate.eps is not None:
+            return self.candidate.eps
+        return EPS[dtype] if self.settings.eps is None else self.settings.eps
+
+    # ---- making cases and running them ----
+
+    def n(self, wanted: int | None = None) -> int:
+        return self.candidate.size or wanted or cases.typical(self.p)
+
+    def run(
+        self,
+        name: str,
+        scale: float,
+        dtype: str,
+        layout: Layout,
+        n: int | None = None,
+        offset: float = 0.0,
+        eps: float | None = None,
+        why: str = "",
+    ) -> Trial:
+        rows = cases.gaps(self.n(n), self.groups) * scale + offset
+        eps = self.eps(dtype) if eps is None else eps
+        return call(self.candidate, cases.build(name, why, rows, layout, dtype, eps))
+
+    def value_cases(self, dtype: str) -> Iterator[Case]:
+        """The cases whose values are judged against the oracle."""
+        p, layout, eps = self.p, self.layouts[0], self.eps(dtype)
+
+        def made(name: str, why: str, rows: Any, layout: Layout = layout, eps: float = eps) -> Case:
+            return cases.build(name, why, rows, layout, dtype, eps)
+
+        rows = cases.gaps(self.n(), self.groups)
+        why = "random values, upstream gradient and parameters: every formula shows here"
+        yield made("random values", why, rows)
+        for other in self.layouts[1:]:
+            yield made(f"random values, {other.ndim} axes", why, rows, other)
+        if self.candidate.takes_eps and self.settings.eps is None:
+            why = "eps = 0.25: in the right place, and the same one in the backward?"
+            yield made("large eps", why, rows, eps=0.25)
+        yield made(
+            "offset",
+            "a mean far above the deviations: a variance as E[x^2] - E[x]^2 loses all digits",
+            rows + (8.0 if dtype == "float16" else 1000.0),
+        )
+        large, small = self._magnitudes(dtype)
+        yield made(
+            "large magnitude",
+            "large values that the plain formula can still hold: nothing may overflow",
+            rows * large,
+        )
+        yield made(
+            "small magnitude",
+            "deviations as small as eps: eps decides, also in the gradient",
+            rows * small,
+        )
+        if self.candidate.size is None and dtype == self.dtype:
+            for n in (2, 3, 5):
+                if n >= cases.least(p):
+                    why = "tiny groups: n and n - 1 differ most, and ties are certain"
+                    yield made(f"tiny groups, n = {n}", why, cases.gaps(n, self.groups))
+        if dtype != "float64" and self.candidate.size is None:
+            why = "4,096 values a group: how are sums accumulated?"
+            rng = np.random.default_rng(4096)
+            yield made("many values", why, cases.half(rng.standard_normal((self.groups, 4096))))
+        if self.conventions.place != "none":
+            n = self.n()
+            level = np.resize([1.5, 0.0, -3.0], self.groups)[:, None]
+            why = "a constant channel: y must be beta, and no gradient may be NaN"
+            constant = np.broadcast_to(level, (self.groups, n)).copy()
+            yield made("constant channels", why, constant)
+            if self.groups > 1:
+                constant[0] = cases.gaps(n, 1)[0]
+                yield made("one channel of many varies", why, constant)
+        one = cases.least(p) == 1 and self.candidate.size is None and dtype == self.dtype
+        if one and self.conventions.place != "none":
+            why = "one value a group: d = 0, so y = beta and dx = 0"
+            yield made("n = 1", why, np.array([[1.0], [-2.0], [0.5]])[np.arange(self.groups) % 3])
+
+    def _magnitudes(self, dtype: str) -> tuple[float, float]:
+        """Powers of two: as large as |d|^p still fits, and as small as eps."""
+        p, largest = self.p, float(np.finfo(dtype).max)
+        power = p if isinstance(p, (int, float)) and math.isfinite(p) else 1
+        n = self.n()
+        large = 2.0 ** math.floor(math.log2((largest / (8 * n)) ** (1 / power) / 4))
+        large = min(large, 2.0**40)
+        eps, place = self.conventions.eps or self.eps(dtype), self.conventions.place
+        root = {"root": 2, "moment": power}.get(place, 1)
+        small = 2.0 ** round(math.log2(eps) / root) if eps else 2.0**-10
+        return max(large, 1.0), max(small, 2.0**-8 if dtype == "float16" else 2.0**-60)
+
+    # ---- the checks ----
+
+    def checks(self) -> Iterator[Check]:
+        """Every check, cheapest and most telling first."""
+        yield from self._asked_for()
+        for dtype in self.dtypes:
+            yield from self.values(dtype)
+        yield from ties.checks(self)
+        yield from laws.checks(self)
+        yield from running.checks(self)
+
+    def _asked_for(self) -> Iterator[Check]:
+        why = "what was asked for by name must be there"
+        for dtype, raised in self.refused.items():
+            if self.settings.dtypes is not None:
+                yield Check(f"takes {dtype}", "failed", why, f"it raised {raised}")
+            else:
+                self.report.notes.append(f"it does not take {dtype} ({raised})")
+        takes = sorted(layout.ndim for layout in self.layouts)
+        if len(takes) < len(RANKS[self.layer]) and self.settings.ndim is None:
+            words = " or ".join(map(str, takes))
+            self.report.notes.append(f"it takes arrays of {words} axes")
+        used, asked = self.recognised.eps_used, self.settings.eps
+        if used is not None:
+            own = self.candidate.eps
+            if asked is None and own is not None:
+                source = f"its attribute eps says {own:g}"
+            elif asked is not None:
+                source = f"eps = {asked:g} was asked for"
+            else:
+                source = "the argument eps is ignored"
+            words = f"{source}, but y is computed with eps = {used:g}"
+            if self.conventions.place == "none":
+                words = f"{source}, but y is computed without any eps"
+            yield Check("eps", "failed", "eps must be the one asked for", words, words)
+        self.report.conventions += self.recognised.said
+
+    def values(self, dtype: str) -> Iterator[Check]:
+        """y and the gradients of every value case in one dtype, against the oracle."""
+        trials = [call(self.candidate, case) for case in self.value_cases(dtype)]
+        for trial in trials:
+            if trial.got is not None:
+                judge(trial, self.conventions)
+        arithmetic, found = self.best_arithmetic(dtype, trials)
+        failing = [t for t in trials if id(t) in found and _fails(found[id(t)])]
+        self._say_arithmetic(dtype, arithmetic, trials)
+        common = self.diagnosis(_telling(failing), found)
+        for trial in trials:
+            name, why = f"{trial.case.name}, {dtype}", trial.case.why
+            if trial.got is None:
+                yield self._raised(trial, name)
+                continue
+            if trial.modified:
+                words = f"{trial.modified} is modified: a caller's array must stay as it was"
+                yield Check(f"inputs unmodified, {name}", "failed", why, words, words)
+            worst = found[id(trial)]
+            if not _fails(worst):
+                top = max(worst, key=lambda e: e.fraction)
+                yield Check(name, "passed", why, str(top))
+                continue
+            if self._undefined_constant(trial):
+                continue
+            detail = "; ".join(str(e) for e in worst if not e.fraction <= 1)
+            same = common and (trial in _telling(failing) or explains(common, trial))
+            said = common if same else self.diagnosis([trial], found)
+            said = said or Diagnosis("")
+            yield Check(name, "failed", why, detail, said.words, said.compare)
+
+    def diagnosis(
+        self, trials: list[Trial], found: dict[int, list[Error]], closely: float = 1.0
+    ) -> Diagnosis | None:
+        wrong = [e.name for t in trials for e in found[id(t)] if not e.fraction <= 1]
+        once = list(dict.fromkeys(wrong))
+        fits = self.recognised.fits and self.recognised.tightly
+        return diagnose(trials, self.layer, self.conventions, fits, once, closely)
+
+    def best_arithmetic(
+        self, dtype: str, trials: list[Trial]
+    ) -> tuple[Arithmetic, dict[int, list[Error]]]:
+        """The most exact arithmetic that explains most trials, and the errors under it."""
+        best: tuple[int, Arithmetic, dict[int, list[Error]]] | None = None
+        for arithmetic in arithmetics(dtype):
+            found = {
+                id(t): errors(t, self.conventions, arithmetic) for t in trials if t.got is not None
+            }
+            count = sum(_fails(each) for each in found.values())
+            if best is None or count < best[0]:
+                best = (count, arithmetic, found)
+            if count == 0:
+                break
+        assert best is not None
+        if best[1].accumulate == dtype and dtype == "float16":
+            # float16 sums explain much. A candidate that equals a known mistake far more closely
+            # than such sums could make it is that mistake.
+            usual = arithmetics(dtype)[0]
+            found = {id(t): errors(t, self.conventions, usual) for t in trials if t.got is not None}
+            failing = _telling([t for t in trials if id(t) in found and _fails(found[id(t)])])
+            if self.diagnosis(failing, found, closely=0.1):
+                return usual, found
+        return best[1], best[2]
+
+    def _say_arithmetic(self, dtype: str, arithmetic: Arithmetic, trials: list[Trial]) -> None:
+        if arithmetic.accumulate == "float16":
+            self.report.conventions.append("statistics and sums are kept in float16")
+        if arithmetic.folded:
+            self.report.notes.append(
+                f"in {dtype} y is computed as a x + b, which loses digits where the mean is large"
+            )
+        for trial in trials:
+            if trial.want is None:
+                continue
+            gone = overflows(trial, self.conventions)
+            for name in gone:
+                got = getattr(trial.got, name)
+                if got is not None and not np.all(np.isfinite(got[gone[name]])):
+                    self.report.notes.append(
+                        f"in {dtype} {name} is NaN or infinite where the scale is very small "
+                        "(1 / s^2 does not fit): take a larger eps there"
+                    )
+        for trial in trials[:1]:
+            y = getattr(trial.got, "y", None)
+            if y is not None and str(y.dtype) != dtype:
+                self.report.notes.append(f"{dtype} in, {y.dtype} out")
+
+    def _undefined_constant(self, trial: Trial) -> bool:
+        """n = 1: the paper's constants divide by ln 1 = 0; NaN there is a convention."""
+        if not (trial.case.name == "n = 1" and cases.is_order_statistic(self.p)):
+            return False
+        words = "n = 1: C is not defined there (ln 1 = 0) and the result is NaN"
+        if self.conventions.constant in ("paper", "exact", "later") and np.all(
+            np.isnan(getattr(trial.got, "y", np.zeros(1)))
+        ):
+            if words not in self.report.conventions:
+                self.report.conventions.append(words)
+            return True
+        return False
+
+    def _raised(self, trial: Trial, name: str) -> Check:
+        if trial.case.name == "n = 1":
+            return Check(name, "skipped", trial.case.why, f"it refuses n = 1 ({trial.raised})")
+        words = f"it raised {trial.raised}"
+        return Check(name, "failed", trial.case.why, words, words)
+
+
+def _fails(found: list[Error]) -> bool:
+    return any(not e.fraction <= 1 for e in found)
+
+
+def _telling(failing: list[Trial]) -> list[Trial]:
+    """Of the failing trials those that tell mistakes apart (n = 2 does not: n - 1 = 1)."""
+    usual = (
+        "random values",
+        "large eps",
+        "small magnitude",
+        *(f"tiny groups, n = {n}" for n in (3, 5)),
+    )
+    return [t for t in failing if t.case.name in usual] or failing[:1]
+
+
+def varied(case: Case, **arrays: Any) -> Case:
+    """The case with other arrays."""
+    return replace(case, **arrays)

@@ -1,0 +1,217 @@
+"""Which conventions does a candidate follow? Found by comparing y with every accepted formula.
+
+eps shows where the deviations are no larger than it, so the probes are scaled down to eps, or eps
+is made large where the candidate takes it as an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from lpnorm.verify import cases
+from lpnorm.verify.candidates import Candidate
+from lpnorm.verify.cases import Case, Layout
+from lpnorm.verify.reference import (
+    Conventions,
+    allowed,
+    arithmetics,
+    constants,
+    default_place,
+    expected,
+    places,
+)
+
+Array = np.ndarray
+WORDS = {
+    "root": "eps is inside the root of the squared scale, sqrt((C phi)^2 + eps)",
+    "added": "eps is added to the scale, C phi + eps",
+    "moment": "eps is added to the p-th moment, C (mean|d|^p + eps)^(1/p)",
+    "statistic": "eps is added before the constant is multiplied in, C (phi + eps)",
+    "floor": "eps is a floor under the scale, max(C phi, eps)",
+    "none": "there is no eps: a constant channel divides by 0",
+}
+CONSTANTS = {
+    "paper": "the paper's Gaussian constant",
+    "exact": "the exact Gaussian constant, 1 / E[statistic]",
+    "later": "the constant of the authors' later code, 0.35 C_inf(n)",
+    None: "no Gaussian constant (C = 1)",
+}
+
+
+@dataclass
+class Recognised:
+    """The conventions (the usual ones where none fits), and what is to be said about them."""
+
+    conventions: Conventions
+    fits: bool
+    eps_used: float | None = None  # another eps than was asked for
+    said: list[str] = field(default_factory=list)
+    tightly: bool = True  # within the bounds of the most exact arithmetic
+
+
+def recognise(
+    candidate: Candidate,
+    p: Any,
+    layout: Layout,
+    dtype: str,
+    groups: int,
+    eps: float | None,
+    constant: Any,
+) -> Recognised:
+    """eps, constant: what was asked for; None and the string "any" where nothing was."""
+    n = candidate.size or cases.typical(p)
+    asked = candidate.eps if eps is None else eps
+    probing = _probes(candidate, p, layout, dtype, groups, n, asked, eps is not None)
+    known = constants(p) if constant == "any" else [constant]
+    own = None if candidate.takes_eps else asked
+    usual = Conventions(p, default_place(p), known[0], own)
+    if probing is None:
+        return Recognised(usual, False)
+    if own is not None or candidate.takes_eps:
+        # an eps that was asked for, given, or is the module's own must be used
+        formulas = _formulas(p, known, own != 0)
+        found = _best(probing, [Conventions(p, place, c, own) for c, place in formulas])
+        if found is not None:
+            formula, tightly = found
+            if formula.eps == 0:
+                formula = replace(formula, place="none")
+            return Recognised(formula, True, None, _words(formula, constant), tightly)
+    for c, place in _formulas(p, known, False):  # an eps of its own
+        estimate = _estimate(candidate, p, layout, dtype, groups, n, place, c)
+        if place != "none" and not 0 < estimate < 1e3:
+            continue
+        tried = Conventions(p, place, c, 0.0 if place == "none" else estimate)
+        again = _probes(candidate, p, layout, dtype, groups, n, tried.eps, False)
+        if again is not None and _best(again, [tried]):
+            used = tried.eps if asked is not None or candidate.takes_eps else None
+            said = _words(tried, constant)
+            if used is None and place != "none":
+                said.append(f"eps is {tried.eps:.6g}")
+            return Recognised(tried, True, used, said)
+    return Recognised(usual, False)
+
+
+def _formulas(p: Any, known: list[Any], strict: bool) -> Iterator[tuple[Any, str]]:
+    for place_rank in range(6):
+        for c in known:
+            listed = places(p, c)
+            if place_rank < len(listed) and not (strict and listed[place_rank] == "none"):
+                yield c, listed[place_rank]
+
+
+def _words(found: Conventions, constant: Any) -> list[str]:
+    said = []
+    if found.place != default_place(found.p):
+        said.append(WORDS[found.place])
+    if found.constant != "paper" and constant == "any":
+        said.append(CONSTANTS[found.constant])
+    return said
+
+
+def _probes(
+    candidate: Candidate,
+    p: Any,
+    layout: Layout,
+    dtype: str,
+    groups: int,
+    n: int,
+    eps: float | None,
+    demanded: bool,
+) -> list[tuple[Case, Array]] | None:
+    """Cases and the candidate's y for them; None if it raises or gives another shape."""
+    rows = cases.gaps(n, groups)
+    plan = [(1.0, eps or 1e-5)]
+    if candidate.takes_eps and not demanded:
+        plan += [(1.0, 0.25), (2.0**-10, 2.0**-10)]
+    elif eps:
+        powers = (
+            {1.0, 0.5, 1.0 / p if p not in (0, np.inf) and not hasattr(p, "k") else 1.0}
+            if (isinstance(p, (int, float)))
+            else {1.0, 0.5}
+        )
+        least = 2.0**-8 if dtype == "float16" else 2.0**-60
+        plan += [(max(2.0 ** np.round(np.log2(eps**q)), least), eps) for q in sorted(powers)]
+    found = []
+    for scale, each in plan:
+        case = cases.build("probe", "", rows * scale, layout, dtype, each)
+        try:
+            y = candidate.run(case.x, case.gamma, case.beta, each, None).y
+        except Exception:
+            return None
+        if y.shape != case.x.shape:
+            return None
+        found.append((_without_affine(case, candidate), y.astype("float64")))
+    return found
+
+
+def _without_affine(case: Case, candidate: Candidate) -> Case:
+    return case if candidate.affine else cases.plain(case)
+
+
+def _best(
+    probing: list[tuple[Case, Array]], formulas: list[Conventions]
+) -> tuple[Conventions, bool] | None:
+    """The first formula within the bounds of the most exact arithmetic, and True; else the usual
+    one or else the nearest one within those of the least exact, and False; None if none is."""
+    nearest: tuple[float, Conventions | None] = (np.inf, None)
+    for formula in formulas:
+        tight = loose = 0.0
+        for case, y in probing:
+            with np.errstate(all="ignore"):
+                want = expected(case, formula)
+                off, least = abs(y - want.y), 1e-9 * abs(want.y)
+                few, many = arithmetics(case.dtype)[0], arithmetics(case.dtype)[-1]
+                for_tight = np.maximum(2 * allowed(case, want, formula, few)["y"], least)
+                for_loose = np.maximum(4 * allowed(case, want, formula, many)["y"], least)
+                tight = max(tight, float(np.max(off / for_tight)))
+                loose = max(loose, float(np.max(off / for_loose)))
+            if not loose <= 1:
+                tight = np.inf
+                break
+        if tight <= 1:
+            return formula, True
+        if formula is formulas[0] and loose <= 1:
+            tight = 1.0  # loosely: the usual one if it is possible
+        if tight < nearest[0]:
+            nearest = (tight, formula)
+    return (nearest[1], False) if nearest[1] is not None else None
+
+
+def _estimate(
+    candidate: Candidate,
+    p: Any,
+    layout: Layout,
+    dtype: str,
+    groups: int,
+    n: int,
+    place: str,
+    constant: Any,
+) -> float:
+    """eps from y on deviations so small that only eps is left of the scale; nan if it fails."""
+    if dtype == "float16":
+        return float("nan")
+    rows = cases.gaps(n, groups) * 2.0**-40
+    case = cases.build("probe", "", rows, layout, dtype, 1e-5)
+    try:
+        y = candidate.run(case.x, case.gamma, case.beta, 1e-5, None).y.astype("float64")
+    except Exception:
+        return float("nan")
+    case = _without_affine(case, candidate)
+    wide = [layout.wide(a.astype("float64"), y.shape) for a in (case.gamma, case.beta)]
+    x_hat = layout.rows((y - wide[1]) / wide[0])
+    d = layout.rows(case.x.astype("float64"))
+    d = d - d.mean(axis=1, keepdims=True)
+    with np.errstate(all="ignore"):
+        s = float(np.median((d * d).sum(axis=1) / (x_hat * d).sum(axis=1)))
+    c = Conventions(p, place, constant).c(n)
+    if place == "root":
+        s = s * s
+    elif place == "moment":
+        s = (s / c) ** p if s > 0 else float("nan")
+    elif place == "statistic":
+        s = s / c
+    return float(f"{s:.3g}") if abs(s) > 2.0**-39 else 0.0

@@ -1,0 +1,186 @@
+"""What a right candidate may give: the oracle's values, and how far from them rounding may lead.
+
+`Conventions` says which of the accepted formulas is meant, `Arithmetic` how sums are taken.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from lpnorm.norms import Range, as_norm
+from lpnorm.verify import oracle
+from lpnorm.verify.bounds import normalize_bounds, with_eps
+from lpnorm.verify.candidates import Outcome
+from lpnorm.verify.cases import Case
+from lpnorm.verify.variants import FLOAT64
+
+Array = np.ndarray
+# The bounds are those of one order of operations; other right orders (autograd's, gamma taken out
+# of the sums, a division for a product with the reciprocal) round every term a few times more.
+FORMS = 4.0
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """Which of the accepted formulas: where eps is, which constant; eps: a candidate's own.
+
+    place: a name in `oracle.PLACES`, or "none"; constant: "paper", "exact", "later" (Range in the
+    authors' later code) or None.
+    """
+
+    p: Any
+    place: str
+    constant: str | None = "paper"
+    eps: float | None = None
+
+    def c(self, n: int) -> float:
+        return _constant(self.p, n, self.constant)
+
+    def eps_of(self, case: Case) -> float:
+        if self.place == "none":
+            return 0.0
+        return case.eps if self.eps is None else self.eps
+
+    @property
+    def eps_place(self) -> str:
+        return "added" if self.place == "none" else self.place
+
+
+@lru_cache(maxsize=4096)
+def _constant(p: Any, n: int, constant: str | None) -> float:
+    if constant == "later":
+        return 1.0 if n == 1 else 0.35 * oracle.gaussian_constant(math.inf, n, "paper")
+    return float(oracle.gaussian_constant(p, n, constant))
+
+
+def default_place(p: Any) -> str:
+    return "root" if p == 2 else "added"
+
+
+def constants(p: Any) -> list[str | None]:
+    """The constants that are accepted for p, the usual first."""
+    if p == 2:
+        return ["paper"]  # all are 1
+    if isinstance(p, Range):
+        return ["paper", "exact", None, "later"]
+    order = p == math.inf or hasattr(p, "k")
+    return ["paper", "exact", None] if order else ["paper", None]
+
+
+def places(p: Any, constant: str | None) -> list[str]:
+    """Where eps may be, the usual first; places that mean the same are listed once."""
+    finite = isinstance(p, (int, float)) and math.isfinite(p)
+    found = [default_place(p), *(["added"] if p == 2 else ["root"])]
+    if finite and p not in (1, 2):
+        found.append("moment")
+    if p != 2 and constant is not None:
+        found.append("statistic")
+    return [*found, "floor", "none"]
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a candidate computes: the dtype of its sums, their order, and whether y = a x + b."""
+
+    accumulate: str
+    sequential: bool = False
+    folded: bool = False
+
+
+def arithmetics(dtype: str) -> list[Arithmetic]:
+    """From the most exact to the least."""
+    wide = ["float32", "float16"] if dtype == "float16" else [dtype]
+    return [
+        Arithmetic(each, order, folded)
+        for each in wide
+        for order in (False, True)
+        for folded in (False, True)
+    ]
+
+
+def expected(case: Case, conventions: Conventions) -> Outcome:
+    """The oracle's y, dx, dgamma, dbeta for a case."""
+    backward = oracle.batch_norm_backward
+    forward = oracle.batch_norm
+    if case.layout.layer == "layer_norm":
+        forward, backward = oracle.layer_norm, oracle.layer_norm_backward
+    n = case.layout.rows(case.x).shape[1]
+    axis = tuple(case.layout.reduced)
+    settings = {
+        "p": conventions.p,
+        "axis": axis if case.layout.layer == "layer_norm" else case.layout.affine[0],
+        "eps": conventions.eps_of(case),
+        "constant": conventions.c(n),
+        "place": conventions.eps_place,
+    }
+    y = forward(case.x, case.gamma, case.beta, **settings).y
+    return Outcome(y, *backward(case.dy, case.x, case.gamma, case.beta, **settings))
+
+
+def allowed(
+    case: Case, want: Outcome, conventions: Conventions, arithmetic: Arithmetic
+) -> dict[str, Array]:
+    """The largest errors that rounding explains, in the shapes of the outputs."""
+    layout, dtype = case.layout, case.dtype
+    u = float(np.finfo(dtype).eps) / 2
+    v = float(np.finfo(arithmetic.accumulate).eps) / 2
+    tiny = float(np.finfo(dtype).smallest_subnormal)
+    x, dy = (a.astype("float64") for a in (case.x, case.dy))
+    gamma, beta = (layout.wide(a.astype("float64"), x.shape) for a in (case.gamma, case.beta))
+    rows, n = layout.rows(x), layout.rows(x).shape[1]
+    c, eps, place = conventions.c(n), conventions.eps_of(case), conventions.eps_place
+
+    def bounds(g: Array, rounded: bool) -> Any:
+        return normalize_bounds(
+            rows,
+            layout.rows(g),
+            conventions.p,
+            c,
+            eps,
+            dtype,
+            arithmetic.accumulate,
+            rounded,
+            place=place,
+            sequential=arithmetic.sequential,
+        )
+
+    with np.errstate(all="ignore"):
+        of_dx, of_product = bounds(gamma * dy, True), bounds(dy, False)
+        shape = x.shape
+        e_x_hat = layout.array(of_dx.x_hat)
+        x_hat_part = want.y - beta
+        e_y = abs(gamma) * e_x_hat + u * (2 * abs(x_hat_part) + abs(want.y) + abs(beta)) + 2 * tiny
+        if arithmetic.folded:
+            mean = np.broadcast_to(rows.mean(axis=1, keepdims=True), rows.shape)
+            size = layout.array((abs(rows) + abs(mean)) / scale(rows, conventions, eps))
+            e_y = e_y + 2 * (u + v) * abs(gamma) * size
+        count = math.prod(shape[a] for a in layout.reduced)
+        if layout.layer == "layer_norm":
+            count = x.size // count
+        depth = count - 1 if arithmetic.sequential else math.ceil(math.log2(max(count, 2)))
+        summed = tuple(a for a in range(x.ndim) if a not in layout.affine)
+        product = abs(dy * x_hat_part / gamma)
+        e_dgamma = layout.array(of_product.product).sum(axis=summed)
+        e_dgamma = e_dgamma + depth * v * product.sum(axis=summed)
+        e_dbeta = depth * v * abs(dy).sum(axis=summed)
+        limits = {
+            "y": e_y,
+            "dx": layout.array(of_dx.dx),
+            "dgamma": e_dgamma + u * abs(np.asarray(want.dgamma)) + tiny,
+            "dbeta": e_dbeta + u * abs(np.asarray(want.dbeta)) + tiny,
+        }
+        return {name: FORMS * limit for name, limit in limits.items()}
+
+
+def scale(rows: Array, conventions: Conventions, eps: float) -> Array:
+    """What the deviations of each row are divided by, (groups, 1)."""
+    d = rows - rows.mean(axis=1, keepdims=True)
+    phi = as_norm(conventions.p).statistic(d, FLOAT64)
+    c = conventions.c(rows.shape[1])
+    s = with_eps(phi, conventions.p, eps, c, conventions.eps_place)[0]
+    return np.asarray(np.maximum(s, 1e-300))

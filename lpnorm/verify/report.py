@@ -1,0 +1,128 @@
+"""What a check found: every check with its reason, the verdict, as text of 80 columns and JSON."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+WIDTH = 80
+COLOURS = {"passed": "32", "failed": "31", "skipped": "33"}
+WORDS = {"passed": "ok", "failed": "WRONG", "skipped": "-"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check. tried: what was done and why it matters; detail: what came out.
+
+    status: "passed", "failed" or "skipped". diagnosis and compare (a line of mathematics) are
+    there for failures.
+    """
+
+    check: str
+    status: str
+    tried: str
+    detail: str = ""
+    diagnosis: str = ""
+    compare: str = ""
+
+
+@dataclass
+class Report:
+    """ok, verdict, failures, conventions; str() for people, to_json() for programs.
+
+    verdict: "correct", "correct under these conventions: ...", "wrong", or "could not run" (then
+    there is one failure, which says why). notes: what was seen that is neither.
+    """
+
+    layer: str
+    p: Any
+    candidate: str
+    checks: list[Check] = field(default_factory=list)
+    conventions: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    ran: bool = True
+
+    @property
+    def ok(self) -> bool:
+        return self.ran and not self.failures
+
+    @property
+    def failures(self) -> list[Check]:
+        return [check for check in self.checks if check.status == "failed"]
+
+    @property
+    def verdict(self) -> str:
+        if not self.ran:
+            return "could not run"
+        if self.failures:
+            return "wrong"
+        if self.conventions:
+            return "correct under these conventions: " + "; ".join(self.conventions)
+        return "correct"
+
+    @property
+    def diagnoses(self) -> list[str]:
+        """The different diagnoses, most often given first."""
+        given = [check.diagnosis for check in self.failures if check.diagnosis]
+        return sorted(dict.fromkeys(given), key=lambda d: -given.count(d))
+
+    def to_json(self) -> str:
+        """The report as a JSON object, keys sorted."""
+        content = {
+            "layer": self.layer,
+            "p": str(self.p),
+            "candidate": self.candidate,
+            "ok": self.ok,
+            "verdict": self.verdict,
+            "conventions": self.conventions,
+            "notes": self.notes,
+            "checks": [asdict(check) for check in self.checks],
+        }
+        return json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, colour: bool = False) -> str:
+        """The report in 80 columns; colour: with terminal colours."""
+
+        def painted(word: str, status: str) -> str:
+            return f"\033[{COLOURS[status]}m{word}\033[0m" if colour else word
+
+        lines = wrap(f"{self.layer}, p = {self.p}: {self.candidate}", 0)
+        status = "passed" if self.ok else "failed"
+        lines += [painted(line, status) for line in wrap("Verdict: " + self.verdict, 0, 9)]
+        for diagnosis in self.diagnoses:
+            lines += wrap("- " + diagnosis, 2, 4)
+        for note in self.notes:
+            lines += wrap("Note: " + note, 0, 6)
+        shown: dict[str, Check] = {}
+        for check in self.failures:
+            same = shown.setdefault(check.diagnosis or check.check, check)
+            if same is not check:  # the same diagnosis again: one line
+                lines += wrap(f"WRONG  {check.check}: {check.detail}, as above", 0, 7)
+                continue
+            lines += ["", *(painted(line, "failed") for line in wrap(f"WRONG  {check.check}", 0))]
+            lines += wrap("tried: " + check.tried, 2, 9)
+            lines += wrap("found: " + check.detail, 2, 9)
+            if check.diagnosis:
+                lines += wrap("means: " + check.diagnosis, 2, 9)
+            if check.compare:
+                lines += wrap("right: " + check.compare, 2, 9)
+        others = [check for check in self.checks if check.status != "failed"]
+        if others and self.failures:
+            lines += ["", "What passed:"]
+        elif others:
+            lines.append("")
+        for check in others:
+            first = wrap(f"{WORDS[check.status]:5}  {check.check}: {check.detail or 'holds'}", 0, 7)
+            lines += [first[0].replace("ok", painted("ok", "passed"), 1), *first[1:]]
+        return "\n".join(lines)
+
+
+def wrap(text: str, indent: int, hanging: int | None = None) -> list[str]:
+    """Text in lines of at most 80 columns, the first indented, the others by `hanging`."""
+    later = " " * (indent if hanging is None else hanging)
+    return textwrap.wrap(text, WIDTH, initial_indent=" " * indent, subsequent_indent=later) or [""]
