@@ -160,6 +160,9 @@ def _norm(
     largest, e_largest = size.max(axis=1, keepdims=True), e_d.max(axis=1, keepdims=True)
     if hasattr(p, "k") or p == math.inf:
         k = getattr(p, "k", 1)
+        if k == 1 and n == 2:
+            # both are tied whatever they are, and any share of each gives h - mean(h) = sign(d)/2
+            return largest, e_largest + v * largest, np.sign(d) / 2, (size <= e_d) * 1.0 + u, 1
         ordered = np.sort(size, axis=1)[:, n - k :]
         levels = math.ceil(math.log2(k)) if k > 1 else 0
         h, e_h = _in_doubt(size, ordered[:, :1], e_d, k)
