@@ -389,6 +389,8 @@ plt.show()
 # %% [markdown]
 # **Figure 3.** *Rows: planted mistakes. Columns: checks (in all dtypes together). Red: the check fails.*
 #
+# A diagnosis is the entry of the catalogue that gives the candidate's numbers. Where the numbers are infinite, several entries give them, and the one that is named need not be yours: always read it together with *tried* and *found*. (*eps forgotten* is such a case.)
+#
 # A term that is wrong in $dx$ shows nearly everywhere. Two rows are nearly empty, and such mistakes are the ones that survive in practice. *eps forgotten* shows only where $s$ is as small as $\varepsilon$. *x centred in place* returns the right numbers and destroys the caller's array; only a check that looks for that, or hands over a read-only array, can
 # see it. The columns without red wait for other mistakes: channels that are mixed up, a state that is kept between calls, memory that is laid out in another way.
 #

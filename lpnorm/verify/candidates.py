@@ -372,7 +372,9 @@ class TorchFunction(Candidate):
         with theirs():
             y = self.forward(*inputs, eps)
             y = y[0] if isinstance(y, tuple) else y
-        changed = _modified([library.back(a) for a in inputs], {"x": x, "gamma": gamma, "beta": beta})
+        changed = _modified(
+            [library.back(a) for a in inputs], {"x": x, "gamma": gamma, "beta": beta}
+        )
         if dy is None:
             return Outcome(_back(library, y), modified=changed)
         wanted, upstream = inputs if self.affine else inputs[:1], library.to(dy)

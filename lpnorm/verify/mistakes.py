@@ -531,11 +531,7 @@ BACKWARD: tuple[Mistake, ...] = (
     Mistake(
         "gamma twice in T",
         "gamma is multiplied in twice in the term that comes through the scale, T (h - mean(h))",
-        {
-            "dx": lambda v: (
-                (v.g - mean(v, v.g) - v.gamma * v.T * (v.h - mean(v, v.h))) / v.s
-            )
-        },
+        {"dx": lambda v: (v.g - mean(v, v.g) - v.gamma * v.T * (v.h - mean(v, v.h))) / v.s},
         _batch,
     ),
     Mistake(
