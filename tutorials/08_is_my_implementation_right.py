@@ -314,8 +314,8 @@ print(report)
 # - **Verdict**, and under it the diagnoses, the most frequent first. The judge has a catalogue of mistakes: the right formulas with a line replaced. Where one of them reproduces the candidate's numbers, it is named. The first line here names ours.
 # - **WRONG**, for each check that failed. *tried*: what was done and why. *found*: how far off. The error is given in units of its *bound* (how far rounding alone could have taken a correct layer; 1 is the limit) and of *ulps* (steps of the last bit). An error of $10^{12}$ bounds is no rounding. *means*: the diagnosis. *right*: the line of mathematics
 #   as it should read; compare it with yours.
-# - Later failures with the same diagnosis take a line each ("as above"). Do not count them: it is one mistake seen from many sides.
-# - Some checks need no reference. *Taylor remainder* uses your forward pass only, *sum of dx* a law: $y$ does not change when a constant is added to $x$, so $\sum_i dx_i = 0$. If they fail, no convention can be the excuse.
+# - *also wrong in* lists the other checks that failed with the same diagnosis. Do not count them: it is one mistake seen from many sides.
+# - Some of them need no reference. *Taylor remainder* uses your forward pass only, *sum of dx* a law: $y$ does not change when a constant is added to $x$, so $\sum_i dx_i = 0$. If they fail, no convention can be the excuse.
 # - **What passed** helps as much. Here $\langle dx, d\rangle$ holds, the law for the term through the *scale*; so that term is right, and the fault is with the mean.
 #
 # The Taylor remainder deserves a picture. Let $f(x) = \sum dy\,y$. If $dx$ is its derivative, then
@@ -391,7 +391,7 @@ plt.show()
 #
 # A diagnosis is the entry of the catalogue that gives the candidate's numbers. Where the numbers are infinite, several entries give them, and the one that is named need not be yours: always read it together with *tried* and *found*. (*eps forgotten* is such a case.)
 #
-# A term that is wrong in $dx$ shows nearly everywhere. Two rows are nearly empty, and such mistakes are the ones that survive in practice. *eps forgotten* shows only where $s$ is as small as $\varepsilon$. *x centred in place* returns the right numbers and destroys the caller's array; only a check that looks for that, or hands over a read-only array, can
+# A term that is wrong in $dx$ shows nearly everywhere. Two rows are nearly empty, and such mistakes are the ones that survive in practice. *eps forgotten* shows where $s$ is hardly larger than $\varepsilon$ and, once, in float16, where $\varepsilon$ has to be large. *x centred in place* returns the right numbers and destroys the caller's array; only a check that looks for that, or hands over a read-only array, can
 # see it. The columns without red wait for other mistakes: channels that are mixed up, a state that is kept between calls, memory that is laid out in another way.
 #
 # The last row has no red at all. With $\operatorname{sign}(0) = 1$ the result differs only where a $d_i$ is exactly 0, where $\lvert d\rvert$ has no derivative, and 1 is as good a choice as 0 there (any number from $-1$ to 1 is a *subgradient*). So the verdict is *correct under these conventions*.
