@@ -17,11 +17,11 @@ from lpnorm.verify.candidates import Candidate, Raised
 from lpnorm.verify.cases import Case, Layout
 from lpnorm.verify.reference import (
     Conventions,
-    allowed,
     arithmetics,
     constants,
     default_place,
     expected,
+    limits,
     places,
 )
 from lpnorm.verify.trials import seen
@@ -129,7 +129,7 @@ def _single(candidate: Candidate, formula: Conventions, layout: Layout, rows: Ar
     for each in (formula, replace(formula, single=True)):
         of = seen(candidate, case)
         want = expected(of, each)
-        limit = 2 * allowed(of, want, each, arithmetics("float64")[-1])["y"]
+        limit = 2 * limits(of, want, each, arithmetics("float64")[-1])["y"]
         fits.append(y.shape == limit.shape and bool(np.all(abs(y - want.y) <= limit)))
     return fits == [False, True]
 
@@ -200,8 +200,8 @@ def _best(
                 want = expected(case, formula)
                 off, least = abs(y - want.y), 1e-9 * abs(want.y)
                 few, many = arithmetics(case.dtype)[0], arithmetics(case.dtype)[-1]
-                for_tight = np.maximum(2 * allowed(case, want, formula, few)["y"], least)
-                for_loose = np.maximum(4 * allowed(case, want, formula, many)["y"], least)
+                for_tight = np.maximum(2 * limits(case, want, formula, few)["y"], least)
+                for_loose = np.maximum(4 * limits(case, want, formula, many)["y"], least)
                 tight = max(tight, float(np.max(off / for_tight)))
                 loose = max(loose, float(np.max(off / for_loose)))
             if not loose <= 1:

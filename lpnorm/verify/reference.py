@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -105,8 +106,45 @@ def arithmetics(dtype: str) -> list[Arithmetic]:
     ]
 
 
+@dataclass(frozen=True)
+class _Probe:
+    """A case as a key: equal where the numbers are."""
+
+    digest: bytes
+    case: Case = field(compare=False)
+
+
+def _probe(case: Case) -> _Probe:
+    digest = hashlib.blake2b(repr((case.layout, case.dtype, case.eps, case.x.shape)).encode())
+    for a in (case.x, case.gamma, case.beta, case.dy):
+        digest.update(a.tobytes())
+    return _Probe(digest.digest(), case)
+
+
 def expected(case: Case, conventions: Conventions) -> Outcome:
-    """The oracle's y, dx, dgamma, dbeta for a case."""
+    """The oracle's y, dx, dgamma, dbeta for a case; kept, for every candidate meets the same."""
+    return _expected(_probe(case), conventions)
+
+
+def limits(
+    case: Case, want: Outcome, conventions: Conventions, arithmetic: Arithmetic
+) -> dict[str, Array]:
+    """`allowed`, kept where `want` is what `expected` gives."""
+    probe = _probe(case)
+    if want is not _expected(probe, conventions):
+        return allowed(case, want, conventions, arithmetic)
+    return _limits(probe, conventions, arithmetic)
+
+
+@lru_cache(maxsize=2048)
+def _limits(probe: _Probe, conventions: Conventions, arithmetic: Arithmetic) -> dict[str, Array]:
+    want = _expected(probe, conventions)
+    return allowed(probe.case, want, conventions, arithmetic)
+
+
+@lru_cache(maxsize=512)
+def _expected(probe: _Probe, conventions: Conventions) -> Outcome:
+    case = probe.case
     backward = oracle.batch_norm_backward
     forward = oracle.batch_norm
     if case.layout.layer == "layer_norm":

@@ -10,7 +10,7 @@ import numpy as np
 
 from lpnorm.verify.candidates import Candidate, Outcome, Raised
 from lpnorm.verify.cases import Case
-from lpnorm.verify.reference import Arithmetic, Conventions, allowed, expected, scale
+from lpnorm.verify.reference import Arithmetic, Conventions, expected, limits, scale
 
 Array = np.ndarray
 OUTPUTS = ("y", "dx", "dgamma", "dbeta")
@@ -39,7 +39,7 @@ class Trial:
     def limit(self, name: str, conventions: Conventions, arithmetic: Arithmetic) -> Array:
         if arithmetic not in self.limits:
             assert self.want is not None
-            self.limits[arithmetic] = allowed(self.case, self.want, conventions, arithmetic)
+            self.limits[arithmetic] = limits(self.case, self.want, conventions, arithmetic)
         return self.limits[arithmetic][name]
 
 
@@ -83,7 +83,8 @@ def call(candidate: Candidate, case: Case, backward: bool = True) -> Trial:
         except Raised as error:
             return Trial(case, None, str(error))
     arrays: list[Any] = [getattr(got, name) for name in OUTPUTS]
-    got = Outcome(*[None if a is None else np.array(a) for a in arrays], modified=got.modified)
+    copies: list[Any] = [None if a is None else np.array(a) for a in arrays]
+    got = Outcome(*copies, modified=got.modified)
     trial = Trial(case, got, modified=got.modified)  # with copies: it may use its arrays again
     for name, a in given.items():
         if not np.array_equal(a, before[name], equal_nan=True):
