@@ -56,7 +56,8 @@ def weight_checks(
     for library in ("torch", "jax"):  # v.norm(dim=1) names no library: does it take tensors?
         if found[0].startswith("NumPy") and backend is None and library in sys.modules:
             try:
-                found[1](next(vectors.plan([layer], ["2"], ["float64"])).case)
+                probe = dtypes[0] if dtypes else "float64"
+                found[1](next(vectors.plan([layer], ["2"], [probe])).case)
                 break
             except Raised:
                 found = _weight_candidate(candidate, layer, p, axis, library)
