@@ -1,0 +1,1 @@
+"""Course assignments: what is asked, how an answer is judged, and `lpnorm grade`."""
