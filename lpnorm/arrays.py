@@ -151,11 +151,13 @@ class Accumulate:
       subnormal in dtype when halved.
 
     A mean is 2^-L times the sum (exact, unless subnormal), divided by n / 2^L, a number above 1/2
-    and at most 1: so n itself need not fit dtype. order: one of the three, which then serves for
-    sums and for means (the sum of "pairwise_mean" is 2^L times its root), or None:
-    "pairwise_mean" for means and "pairwise" for sums, which is also what a dtype alone stands for.
+    and at most 1, and the quotient rounded to dtype: so n itself need not fit dtype. Should a
+    quotient of a finite root round to infinity, it is the largest number instead.
 
-    dtype: float16, float32 or float64. Raises TypeError or ValueError naming dtype or order.
+    dtype: float16, float32 or float64. order: one of the three, which then serves for sums and for
+    means (the sum of "pairwise_mean" is 2^L times its root), or None: "pairwise_mean" for means and
+    "pairwise" for sums, which is also what a dtype alone stands for. Raises TypeError or ValueError
+    naming dtype or order.
     """
 
     dtype: Any
@@ -184,13 +186,16 @@ class Accumulate:
             root = library_of(rows).ldexp(self.total(rows), -levels)
         else:
             root, _ = _tree(rows.astype(self.dtype, copy=False), 0.5)
-        return root / (n / 2**levels)
+        quotient = root.astype("float64") / (n / 2**levels)
+        limit = float(np.finfo(self.dtype).max)
+        within = quotient.clip(-limit, limit)
+        return library_of(rows).where(abs(root) <= limit, within, quotient).astype(self.dtype)
 
     def over(self, rows: Array, count: int) -> Array:
-        """The sum of each row divided by `count`: the mean where count is n (it may be any)."""
+        """The sum of each row, then divided by `count`; the mean where count is n."""
         if count == rows.shape[-1]:
             return self.average(rows)
-        return self.total(rows) / count
+        return (self.total(rows).astype("float64") / count).astype(self.dtype)
 
 
 def accumulator(dtype: Any, accumulate: Any = None) -> Accumulate:
@@ -224,10 +229,14 @@ def _tree(rows: Array, weight: float | None) -> tuple[Array, int]:
     """
     levels = 0
     while (n := rows.shape[-1]) > 1:
+        rows = rows if weight is None else rows * weight
         half = n // 2
         front, back = rows[..., : n - half], rows[..., n - half :]
-        rows = front.copy() if weight is None else front * weight
-        rows[..., :half] += back if weight is None else back * weight
+        if n % 2 == 0:
+            rows = front + back
+        else:  # the middle one waits
+            rows = front.copy()
+            rows[..., :half] += back
         levels += 1
     return rows, levels
 
@@ -319,7 +328,7 @@ def check_count(name: str, value: Any, low: int = 1) -> int:
 def check_dtype(name: str, value: Any) -> np.dtype:
     """value as one of the three float dtypes; TypeError naming the argument otherwise."""
     try:
-        dtype = np.dtype(value)
+        dtype = np.dtype(object if value is None else value)
     except TypeError:
         dtype = np.dtype(object)
     if dtype.name not in FLOATS:

@@ -156,8 +156,9 @@ def batch_norm(
     Returns y (shape and dtype of x) and the cache for `batch_norm_backward`; cache.mean and
     cache.scale have shape (C,). A constant channel gives beta within gamma * (error of the mean) /
     s_hat; with eps = 0 it gives NaN, or anything where the mean does not come out exactly. A NaN
-    or Inf in a channel gives NaN in that channel alone. x is not modified; the cache refers to
-    gamma and beta, so change them only by new arrays before the backward.
+    or Inf in a channel gives NaN in that channel alone, and so may an x - mean that overflows. x is
+    not modified; the cache refers to gamma and beta, so change them only by new arrays before the
+    backward.
 
     Raises TypeError or ValueError, naming the argument, before any work.
     Source: equations (5) and (6) for p = 1 and p = inf; Ioffe & Szegedy 2015 for p = 2.
@@ -182,7 +183,7 @@ def batch_norm_backward(dy: Array, cache: Cache) -> tuple[Array, Array | None, A
 
     def gathered(terms: Array, parameter: Array) -> Array:
         sums = cache.core.accumulate.total(terms if along_rows else terms.T)
-        return sums.reshape(parameter.shape).astype(parameter.dtype, copy=False)
+        return sums.reshape(parameter.shape).astype(parameter.dtype)
 
     dgamma = None if gamma is None else gathered(dy * x_hat, gamma)
     dbeta = None if beta is None else gathered(dy, beta)
@@ -257,9 +258,9 @@ def batch_norm_inference_backward(
     accumulate = accumulator(x.dtype)
     dgamma = dbeta = None
     if gamma is not None:
-        dgamma = accumulate.total(dy * x_hat)[:, 0].astype(gamma.dtype, copy=False)
+        dgamma = accumulate.total(dy * x_hat)[:, 0].astype(gamma.dtype)
     if beta is not None:
-        dbeta = accumulate.total(dy)[:, 0].astype(beta.dtype, copy=False)
+        dbeta = accumulate.total(dy)[:, 0].astype(beta.dtype)
     g = dy if gamma is None else _round(dy * column(gamma), x_hat)
     return from_rows(_round(g / column(scale), x_hat), x.shape, reduced), dgamma, dbeta
 

@@ -44,9 +44,9 @@ def reproduce(options: argparse.Namespace, command: str) -> int:
 
     if options.list:
         for name, claim in experiments.CLAIMS.items():
-            print(f"{name:20} {claim.says}")
+            print(f"{name:20} {claim.says}{'' if claim.by_default else ' (by name only)'}")
         return 0
-    names = options.claims or list(experiments.CLAIMS)
+    names = options.claims or [n for n, c in experiments.CLAIMS.items() if c.by_default]
     unknown = [name for name in names if name not in experiments.CLAIMS]
     if unknown:
         known = ", ".join(experiments.CLAIMS)
@@ -59,6 +59,7 @@ def reproduce(options: argparse.Namespace, command: str) -> int:
         jobs=1 if options.device == "gpu" else options.jobs,
         device=options.device,
         progress=not options.no_progress,
+        quick=options.quick,
     )
     if not have_matplotlib():
         print(
@@ -200,7 +201,12 @@ def _parser() -> argparse.ArgumentParser:
         "<claim>.json and <claim>.png; runs that are finished are never trained again.",
     )
     sub.set_defaults(run=reproduce)
-    sub.add_argument("claims", nargs="*", metavar="CLAIM", help="which (default: all; see --list)")
+    sub.add_argument(
+        "claims",
+        nargs="*",
+        metavar="CLAIM",
+        help="which (default: all but those --list says are by name only)",
+    )
     sub.add_argument("--list", action="store_true", help="list the claims and stop")
     sub.add_argument("--quick", action="store_true", help="2 seeds and 3 epochs: a first look")
     sub.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N-1 (default: 5)")

@@ -52,8 +52,8 @@ class SGD:
 
     master: None, or a float dtype at least as wide as every parameter's: each parameter then has a
     master copy in it (and so has its b), gradients are converted to it, and the parameter is the
-    rounded master. Small steps that float16 weights would lose add up there. Whoever sets the data
-    of a parameter in between sets its master too.
+    rounded master. Small steps that float16 weights would lose add up there. Who sets a parameter's
+    data in between, to a new array, sets its master too.
 
     `lr_factor`, 1.0 at first, multiplies the learning rate of every group; set it from a schedule.
     `loss_scale`, 1.0 at first, divides every gradient, for losses that were multiplied by it.
@@ -115,11 +115,15 @@ class SGD:
         return state | {f"{name}:master": master for name, master in masters.items()}
 
     def load_state(self, state: dict[str, Array], t: int) -> None:
-        """Put back what `state` returned after t steps; ValueError naming an unknown parameter."""
+        """Put back what `state` returned after t steps, once the parameters have their data.
+
+        ValueError naming a parameter that is unknown, or has a master of another dtype.
+        """
         named, buffers, masters = self._named(), {}, {}
         for name, array in state.items():
             parameter, _, kind = named.get(name.partition(":")[0]), *name.partition(":")[1:]
-            if parameter is None or array.shape != parameter.data.shape:
+            wrong = kind and array.dtype != self.master
+            if parameter is None or array.shape != parameter.data.shape or wrong:
                 raise ValueError(f"state has a buffer {name!r} that fits no parameter")
             if kind:
                 masters[id(parameter)] = (parameter.data, array.copy())
@@ -154,9 +158,7 @@ class SGD:
         if u.dtype != w.dtype:
             raise TypeError(f"{parameter.name}: the gradient has dtype {u.dtype}, not {w.dtype}")
         w = self._master(parameter)
-        u = u.astype(w.dtype, copy=False)
-        if self.loss_scale != 1:
-            u = u / self.loss_scale
+        u = (u.astype("float64") / self.loss_scale).astype(w.dtype)  # float16 holds no 2^16
         scale: Any = 1.0
         if group["step_scale"] is not None:
             if hasattr(group["step_scale"], "t"):

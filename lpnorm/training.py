@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lpnorm import nn
-from lpnorm.arrays import Array, check_count, check_shape, library_of, to_device
+from lpnorm.arrays import Array, check_count, check_number, check_shape, library_of, to_device
 from lpnorm.data import Dataset
 from lpnorm.decay import SGD, NormTrace, channel_norms, clip_gradient_norm
 from lpnorm.files import atomic
@@ -42,6 +42,39 @@ class History:
         return asdict(self)
 
 
+class LossScale:
+    """What a float16 network's loss is multiplied by, so that small gradients do not vanish.
+
+    scale: a power of two is exact. Every gradient is divided by it again before the step, in the
+    optimizer's `master` dtype if it has one. dynamic: if a gradient is not finite, the step is left
+    out and the scale halved (not below 1: then the training has diverged); after `growth` steps in
+    a row it is doubled (not above 2^24). Raises TypeError or ValueError naming the argument.
+    """
+
+    def __init__(self, scale: float = 1024.0, dynamic: bool = False, growth: int = 200) -> None:
+        self.scale = check_number("scale", scale, 2.0**-24, 2.0**24)
+        self.dynamic, self.growth = bool(dynamic), check_count("growth", growth)
+        self.good_steps = self.skipped = 0
+
+    def update(self, finite: bool) -> None:
+        """After a step: were all gradients finite?"""
+        self.good_steps = self.good_steps + 1 if finite else 0
+        self.skipped += not finite
+        if not finite:
+            self.scale = max(self.scale / 2, 1.0)
+        elif self.good_steps % self.growth == 0:
+            self.scale = min(self.scale * 2, 2.0**24)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Scale and counts as an array, for a checkpoint."""
+        return {"state": np.array([self.scale, self.good_steps, self.skipped])}
+
+    def load_state(self, state: dict[str, np.ndarray]) -> None:
+        """Put back what `state` returned."""
+        scale, good_steps, skipped = state["state"]
+        self.scale, self.good_steps, self.skipped = float(scale), int(good_steps), int(skipped)
+
+
 class Diverged(ArithmeticError):
     """The loss or a parameter became NaN or Inf: at which step, and where it first appeared."""
 
@@ -60,6 +93,7 @@ def train(
     schedule: Callable[[int], float] | None = None,
     augment: Callable[[Array, np.random.Generator], Array] | None = None,
     clip: float | None = None,
+    loss_scale: LossScale | None = None,
     trace: NormTrace | None = None,
     after_step: Callable[[int, int], None] | None = None,
     checkpoint: str | PathLike[str] | None = None,
@@ -70,7 +104,8 @@ def train(
 
     The order of the samples and the augmentation come from one Generator made from `seed`; an
     epoch is all full batches of `batch` samples. schedule: epoch -> factor on the learning rate.
-    augment: (x, Generator) -> x. clip: the largest norm of all gradients together. trace: a
+    augment: (x, Generator) -> x. clip: the largest norm of all gradients together (before the loss
+    is scaled). loss_scale: a `LossScale`, for float16. trace: a
     NormTrace to record at the start of every step. after_step: called with (step, epoch) after
     every step, for a `NormSchedule` or to measure something; if it has `state()` and
     `load_state(d)`, a dict of arrays, it is part of the checkpoint. if_diverged: "raise" Diverged,
@@ -86,21 +121,21 @@ def train(
     Raises TypeError or ValueError naming the argument before any work.
     """
     epochs, batch = check_count("epochs", epochs, 0), check_count("batch", batch)
-    _check(data, optimizer, batch, seed, schedule, augment, if_diverged)
+    _check(data, optimizer, batch, seed, schedule, augment, loss_scale, if_diverged)
     rng, history = np.random.default_rng(seed), History()
     steps = data.train_x.shape[0] // batch
     model.parameters()  # names the parameters as seen from the model
     kept = (
         None if checkpoint is None else Checkpoint(Path(checkpoint), {"batch": batch, "seed": seed})
     )
-    watchers = [w for w in (trace, after_step) if hasattr(w, "load_state")]
+    watchers = [w for w in (trace, after_step, loss_scale) if hasattr(w, "load_state")]
     start = 0 if kept is None else kept.restore(model, optimizer, rng, history, *watchers)
     epochs_left = range(start, epochs) if history.diverged is None else ()
 
     def run_step(epoch: int, step: int, x: Array, y: Array) -> tuple[float, int]:
         if trace is not None:
             trace.record()
-        loss, hits = _step(model, optimizer, x, y, clip, epoch, step)
+        loss, hits = _step(model, optimizer, x, y, clip, loss_scale, epoch, step)
         if after_step is not None:
             after_step(step, epoch)
         return loss, hits
@@ -108,7 +143,7 @@ def train(
     # what overflows is reported as a divergence, once, with its layer
     with (
         progress_bar(epochs * steps, start * steps, "step", progress) as bar,
-        np.errstate(over="ignore", invalid="ignore"),
+        np.errstate(over="ignore", invalid="ignore", divide="ignore"),
     ):
         for epoch in epochs_left:
             optimizer.lr_factor = 1.0 if schedule is None else schedule(epoch)
@@ -241,18 +276,29 @@ def _step(
     x: Array,
     y: Array,
     clip: float | None,
+    loss_scale: LossScale | None,
     epoch: int,
     step: int,
 ) -> tuple[float, int]:
     """One step on one batch: the loss before it, and how many were right."""
     optimizer.zero_grad()
     logits, backward = model(x)
-    loss, dlogits = nn.softmax_cross_entropy(logits, y)
+    scale = 1.0 if loss_scale is None else loss_scale.scale
+    loss, dlogits = nn.softmax_cross_entropy(logits, y, scale)
     if not np.isfinite(loss):
         raise Diverged(f"the loss is {loss}", step, epoch, first_not_finite(model, x))
     backward(dlogits)
+    if loss_scale is not None and loss_scale.dynamic:
+        bad = [p.name for p in model.parameters() if p.grad is not None and not _finite(p.grad)]
+        if bad and scale <= 1:
+            what = f"the gradient of parameter {bad[0]} is not finite at loss scale {scale:g}"
+            raise Diverged(what, step, epoch, what)
+        loss_scale.update(finite=not bad)
+        if bad:
+            return loss, int((logits.argmax(axis=1) == y).sum())
     if clip is not None:
-        clip_gradient_norm(model.parameters(), clip)
+        clip_gradient_norm(model.parameters(), clip * scale)
+    optimizer.loss_scale = scale
     optimizer.step()
     return loss, int((logits.argmax(axis=1) == y).sum())
 
@@ -264,6 +310,7 @@ def _check(
     seed: int,
     schedule: Any,
     augment: Any,
+    loss_scale: Any,
     if_diverged: str,
 ) -> None:
     count = data.train_x.shape[0]
@@ -272,6 +319,8 @@ def _check(
     check_count("seed", seed, 0)
     check_shape("data.train_y", data.train_y, (count,))
     check_shape("data.test_y", data.test_y, data.test_x.shape[:1])
+    if loss_scale is not None and not isinstance(loss_scale, LossScale):
+        raise TypeError(f"loss_scale must be None or a training.LossScale, got {loss_scale!r}")
     if not isinstance(optimizer, SGD):
         raise TypeError(f"optimizer must be a lpnorm.decay.SGD, got {optimizer!r}")
     for name, function in (("schedule", schedule), ("augment", augment)):

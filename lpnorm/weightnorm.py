@@ -57,6 +57,7 @@ def weight_norm(
     v: any shape with at least 2 axes, float16, float32 or float64; g: shape (N,), N the length of
     `axis`, in v's dtype or its accumulator's. p: a real number >= 1 or math.inf. accumulate: as for
     `lpnorm.batch_norm`. Returns w (shape and dtype of v) and the cache for `weight_norm_backward`.
+    A norm ||v_i|| or a g_i / ||v_i|| that overflows a float16 accumulator gives 0 or infinity.
     Raises TypeError or ValueError naming the argument; a channel of v with norm 0 is a ValueError.
     Source: Salimans & Kingma 2016; Hoffer et al. 2018 for p other than 2.
     """

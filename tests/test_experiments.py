@@ -19,6 +19,8 @@ from lpnorm.experiments import (
     constant,
     equilibrium,
     exact_step,
+    half_precision,
+    half_range,
     norms,
     report,
     runs,
@@ -127,7 +129,7 @@ def test_the_whole_command(tmp_path, capsys, monkeypatch):
     given = ["reproduce", "--seeds", "1", "--epochs", "1", "--out", str(tmp_path), "--no-progress"]
     assert cli.main(given) == 0
     out = capsys.readouterr().out
-    for name in experiments.CLAIMS:
+    for name in [name for name, claim in experiments.CLAIMS.items() if claim.by_default]:
         assert name in out
         record = json.loads((tmp_path / f"{name}.json").read_text())
         assert record["command"].startswith("lpnorm reproduce --seeds 1")
@@ -311,3 +313,83 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path):
     assert "Traceback" not in error, error
     assert list((tmp_path / "runs").glob("*.json"))
     assert not list(tmp_path.glob("*.json"))
+
+
+# --- half precision -------------------------------------------------------------------------------
+
+
+def test_the_prediction_knows_the_limits_of_float16():
+    """Borders one can work out by hand, on both sides; exponents of the scale and of n."""
+    tolerance, predicted = half_range.TOLERANCE, half_range.predicted_error
+
+    def holds(name, dtype, order, exponent, size):
+        return predicted(name, dtype, order, exponent, size) <= tolerance
+
+    for dtype in ("float32", "float16"):  # the squares, whatever the accumulator: 256^2 > 65,504
+        assert holds("L2", dtype, "pairwise_mean", 6, 10)
+        assert not holds("L2", dtype, "pairwise_mean", 8, 10)
+        assert not holds("L2", dtype, "pairwise_mean", -13, 10)
+        assert holds("L1", dtype, "pairwise_mean", 14, 10)
+    # 100,352 |N(0, 1)| (NUMERICS.md) overflow a float16 sum: between 2^16 and 2^17 at scale 1
+    assert holds("L1", "float16", "pairwise", 0, 16) and not holds(
+        "L1", "float16", "pairwise", 0, 17
+    )
+    assert holds("L1", "float32", "pairwise", 0, 17)
+    # one after another: 8,192 values give about 4,500 of the 6,570 they should (untruncated)
+    assert not holds("L1", "float16", "sequential", 0, 13)
+    gaussian = np.abs(np.random.default_rng(0).standard_normal(10**5))
+    assert half_range._one_after_another(gaussian, 8192) == pytest.approx(4500, rel=0.03)
+    assert holds("L∞", "float16", "sequential", 0, 20)
+
+
+def test_the_stall_is_predicted_as_it_is_measured():
+    from lpnorm import Accumulate
+
+    x = np.abs(np.random.default_rng(1).standard_normal((4, 2**15))).astype("float16")
+    terms = np.abs(np.random.default_rng(2).standard_normal(10**5))
+    for n in (2**10, 2**12, 2**14, 2**15):
+        measured = Accumulate("float16", "sequential").total(x[:, :n]).mean()
+        assert half_range._one_after_another(terms, n) == pytest.approx(measured, rel=0.02)
+
+
+def test_half_range(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(half_range, "ACCUMULATORS", [("float32", "pairwise_mean"), *HALVES])
+    given = ["reproduce", "half-range", "--quick", "--out", str(tmp_path), "--no-progress"]
+    assert cli.main(given) == 0
+    record = json.loads((tmp_path / "half-range.json").read_text())
+    assert (tmp_path / "half-range.png").stat().st_size > 20_000
+    for cell in record["figures"]["cells"].values():
+        wrong = dict(cell["disagreements"])
+        cells = wrong.pop("cells")
+        assert cells > 300 and sum(wrong.values()) < 0.08 * cells
+    span = record["figures"]["cells"]
+    assert len(span["L2, float32, pairwise_mean"]["holds_at"]) < 20
+    assert len(span["L1, float16, pairwise_mean"]["holds_at"]) > 28
+
+
+HALVES = [("float16", "pairwise"), ("float16", "sequential"), ("float16", "pairwise_mean")]
+
+
+def test_half_precision(tmp_path, monkeypatch):
+    """One seed and one epoch of the setting in which L2 fails at once."""
+    monkeypatch.setattr(half_precision, "SETTINGS", ("decay",))
+    given = ["reproduce", "half-precision", "--epochs", "1", "--seeds", "1", "--no-progress"]
+    assert cli.main([*given, "--out", str(tmp_path)]) == 0
+    arms = json.loads((tmp_path / "half-precision.json").read_text())["figures"]["decay"]
+    assert len(arms) == 9
+    for name, arm in arms.items():
+        (diverged,) = arm["diverged"]
+        if name.startswith("L2 float16"):
+            assert diverged["step"] == 0 and "layer 1 (BatchNorm)" in diverged["where"]
+        else:
+            assert diverged is None and arm["loss"][0][0] < 3.0
+
+
+def test_an_infinite_scale_is_noticed_with_its_layer():
+    """Raw pixels: d^2 overflows, x_hat is 0, and no loss is ever infinite."""
+    run = half_precision.HalfRun(setting="pixels", epochs=1, width=2, batch=512)
+    found = run.train(None)
+    assert found["diverged"] is None
+    assert found["broken"]["step"] == 0 and "layer 1 (BatchNorm)" in found["broken"]["where"]
+    l1 = replace(run, norm="1", accumulate="float16").train(None)
+    assert l1["broken"] is None and l1["diverged"] is None

@@ -338,3 +338,86 @@ def test_the_network_for_digits(normalize):
     convolutions = [shape for name, shape in names.items() if len(shape) == 4]
     assert convolutions == [(3, 1, 3, 3), (6, 3, 3, 3), (6, 6, 3, 3)]
     assert ("0.bias" in names) == (normalize is None)
+
+
+# --- float16: loss scaling and masters ------------------------------------------------------------
+
+
+def test_a_loss_scale_that_is_a_power_of_two_changes_no_bit_where_nothing_is_rounded_away():
+    """In float32 nothing underflows here: scaled and divided again, every gradient is the same."""
+
+    def result(**arguments):
+        model = models.digits_net(width=2, rng=0)
+        train(model, tiny(lambda a: a), **arguments)
+        return model.state()
+
+    scaled = result(loss_scale=training.LossScale(2.0**12), clip=1.0)
+    assert same(result(clip=1.0), scaled) and not same(result(), scaled)
+    assert same(result(), result(loss_scale=training.LossScale(2.0**-3)))
+
+
+def test_loss_scaling_saves_gradients_that_vanish_in_float16(xp):
+    x, labels = xp(normal(0, (4096, 3)), "float16"), xp(np.zeros(4096, "int64"))
+    _, lost = nn.softmax_cross_entropy(x * 0 + xp([20.0, 0, 0], "float16"), labels)
+    _, kept = nn.softmax_cross_entropy(x * 0 + xp([12.0, 0, 0], "float16"), labels, 2.0**15)
+    assert not xp.numpy(lost).any() and xp.numpy(kept).all()
+    _, plain = nn.softmax_cross_entropy(x, labels)
+    _, scaled = nn.softmax_cross_entropy(x, labels, 1024.0)
+    np.testing.assert_allclose(xp.numpy(scaled) / 1024.0, xp.numpy(plain), atol=2.0**-24)
+
+
+def test_a_dynamic_loss_scale_skips_and_halves_and_grows_again(xp):
+    """2^24 overflows float16: those steps are left out until the gradients fit."""
+    model, scale = net(xp, dtype="float16"), training.LossScale(2.0**24, dynamic=True, growth=3)
+    before = values(xp, model)
+    train(model, tiny(xp, 160, "float16"), loss_scale=scale, batch=16, epochs=2)
+    assert 0 < scale.skipped < 20 and scale.scale < 2.0**24
+    weights = values(xp, model)
+    assert all(np.isfinite(w).all() for w in weights.values())
+    assert not np.array_equal(before["12.bias"], weights["12.bias"])
+
+    twice = training.LossScale(8.0, dynamic=True, growth=2)
+    for _ in range(4):
+        twice.update(finite=True)
+    assert twice.scale == 32.0
+    twice.update(finite=False)
+    assert (twice.scale, twice.skipped) == (16.0, 1)
+    again = training.LossScale()
+    again.load_state(twice.state())
+    assert vars(again) | {"dynamic": True, "growth": 2} == vars(twice)
+
+
+def test_gradients_that_never_fit_are_a_divergence(xp):
+    model = net(xp, dtype="float16")
+    model[-1].weight.data = model[-1].weight.data * xp(np.array(30000.0, "float16"))
+    scale = training.LossScale(1.0, dynamic=True)
+    with pytest.raises(training.Diverged, match=r"gradient of parameter|loss is"):
+        train(model, tiny(xp, dtype="float16"), loss_scale=scale)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"master": "float32"}])
+def test_float16_training_goes_on_with_the_same_bits(tmp_path, arguments):
+    """Masters, momentum and the loss scale are part of the checkpoint."""
+
+    def result(epochs, **more):
+        model = models.digits_net(width=2, rng=0, dtype="float16")
+        optimizer = SGD(model.parameters(), 0.05, momentum=0.9, **arguments)
+        scale = training.LossScale(2.0**16, dynamic=True, growth=2)
+        more = {"optimizer": optimizer, "loss_scale": scale, "epochs": epochs, **more}
+        train(model, tiny(lambda a: a, 96, "float16"), **more)
+        return model.state() | optimizer.state()
+
+    whole = result(3)
+    result(1, checkpoint=tmp_path / "c.npz")
+    assert same(whole, result(3, checkpoint=tmp_path / "c.npz"))
+    masters = [name for name in whole if name.endswith(":master")]
+    assert bool(masters) == bool(arguments)
+    assert all(whole[name].dtype == "float32" for name in masters)
+
+
+@pytest.mark.parametrize("bad", [0, -1.0, 2.0**30, "1", None])
+def test_a_wrong_loss_scale_is_named(bad):
+    with pytest.raises((TypeError, ValueError), match="scale must be"):
+        training.LossScale(bad)
+    with pytest.raises(TypeError, match=r"loss_scale must be None or a training\.LossScale"):
+        train(models.digits_net(width=2), tiny(lambda a: a), loss_scale=128.0)

@@ -5,6 +5,8 @@ from lpnorm.experiments import (
     constant,
     equilibrium,
     exact_step,
+    half_precision,
+    half_range,
     norms,
     scale_invariance,
     weight_decay,
@@ -21,6 +23,8 @@ CLAIMS: dict[str, Claim] = {
         bounded_weight_norm,
         equilibrium,
         exact_step,
+        half_range,
+        half_precision,
     )
 }
 

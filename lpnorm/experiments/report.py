@@ -31,6 +31,7 @@ class Options:
     jobs: int = 2
     device: str = "cpu"
     progress: bool = True
+    quick: bool = False
 
     def trainings(self, kind: Any = Run, **settings: Any) -> list[Any]:
         """The same configuration with every seed."""
@@ -61,12 +62,16 @@ class Result:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper: `measure` does the work, `draw` makes the picture from the figures."""
+    """A claim of the paper: `measure` does the work, `draw` makes the picture from the figures.
+
+    by_default: whether `lpnorm reproduce` measures it without being asked by name.
+    """
 
     name: str
     says: str
     measure: Callable[[Options], Result]
     draw: Callable[[Any, dict[str, Any]], None]  # (matplotlib figure, figures)
+    by_default: bool = True
 
 
 POINT = 0.5  # what counts as "as well as", in points of accuracy

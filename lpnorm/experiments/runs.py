@@ -102,7 +102,7 @@ class Task:
         """Train a model with this task's settings; a divergence is recorded."""
         return training.train(
             model,
-            data.digits(self.dtype, self.device),
+            self.digits(),
             sgd,
             self.epochs,
             self.batch,
@@ -114,6 +114,9 @@ class Task:
             checkpoint=checkpoint,
             **settings,
         )
+
+    def digits(self) -> data.Dataset:
+        return data.digits(self.dtype, self.device)
 
     def schedule(self) -> StepSchedule:
         return StepSchedule(sorted({self.epochs // 2, self.epochs * 3 // 4} - {0}))

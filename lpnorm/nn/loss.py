@@ -14,14 +14,15 @@ from lpnorm.arrays import (
 )
 
 
-def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
+def softmax_cross_entropy(logits: Array, labels: Array, scale: float = 1.0) -> tuple[float, Array]:
     """The mean over the batch of -log softmax(logits)[label], and its gradient.
 
     logits: (N, classes), float; labels: (N,), integers from 0 to classes - 1, of the same array
     library. With z the logits less their row maximum and q = exp(z) / sum exp(z),
-    loss = mean(log sum exp(z) - z[label]) and dlogits = (q - onehot(label)) / N. Computed in at
-    least float32. Returns a Python float (NaN if the logits hold NaN or +Inf) and dlogits in the
-    dtype of logits. Raises TypeError or ValueError naming the argument.
+    loss = mean(log sum exp(z) - z[label]) and dlogits = scale (q - onehot(label)) / N; a scale
+    above 1 lifts the gradients of a float16 network out of the subnormals. Computed in at least
+    float32. Returns a Python float (NaN if the logits hold NaN or +Inf) and dlogits in the dtype of
+    logits. Raises TypeError or ValueError naming the argument.
     """
     xp = namespace(logits=logits)
     if logits.ndim != 2 or logits.size == 0:
@@ -40,4 +41,4 @@ def softmax_cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
     losses = xp.log(sums)[:, 0] - z[xp.arange(n), labels]
     onehot = labels[:, None] == xp.arange(classes)
     loss = float(to_device(total(losses[None, :], wide), "cpu")[0, 0]) / n
-    return loss, ((exp / sums - onehot) / n).astype(logits.dtype)
+    return loss, ((exp / sums - onehot) / n * scale).astype(logits.dtype)

@@ -59,7 +59,9 @@ class BatchNorm(_Normalization):
 
     channels: the length of `axis`; p, eps, constant, accumulate: see `lpnorm.batch_norm`;
     momentum: from 0 to 1; affine: learn gamma and beta; impl: a module with the same functions
-    (None: `lpnorm.batchnorm`). Raises TypeError or ValueError naming the argument.
+    (None: `lpnorm.batchnorm`). The running statistics have the accumulator's dtype: float32 in a
+    float16 layer, float16 with ``accumulate="float16"``. Raises TypeError or ValueError
+    naming the argument.
     """
 
     buffers = ("running_mean", "running_scale")
