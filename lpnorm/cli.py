@@ -24,8 +24,8 @@ from lpnorm.files import atomic
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status.
 
-    0 done (`check`: correct), 1 wrong (`check`), 2 a bad call, no GPU, or a candidate that could
-    not be run, 130 interrupted.
+    0 done (`check`: correct), 1 wrong (`check`), 2 a bad call, no GPU, a candidate that could not
+    be run, or submissions that cannot be run safely, 130 interrupted.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(given)
@@ -136,6 +136,63 @@ def check(options: argparse.Namespace, command: str) -> int:
     return 0 if result["ok"] else 1
 
 
+def grade(options: argparse.Namespace, command: str) -> int:
+    """`lpnorm grade`: marks for a folder of submissions, each run in a process of its own."""
+    from tabulate import tabulate
+
+    from lpnorm.grading import assignment, sandbox, submissions
+    from lpnorm.grading import grade as grading
+
+    asked = assignment(options.assignment)
+    try:
+        found = submissions.find(options.folder)
+    except OSError as error:
+        return _cannot_grade(f"cannot read {options.folder}: {error.strerror}")
+    if not found:
+        return _cannot_grade(f"there is no submission (.py, .ipynb, folder) in {options.folder}")
+    if not options.unsafe and (missing := sandbox.jail_works()):
+        return _cannot_grade(
+            f"submissions cannot be shut off from this machine here ({missing}); "
+            "--unsafe runs them all the same, as you and with your files and network"
+        )
+    seed = grading.fresh_seed() if options.seed is None else options.seed
+    limits = sandbox.Limits(options.timeout or asked.seconds, options.memory)
+    plan = grading.Plan(asked.number, seed, limits, jailed=not options.unsafe)
+    results = []
+    try:
+        for result in grading.grade_all(found, plan, options.jobs):
+            results.append(result)
+            print(
+                f"{len(results)}/{len(found)} {result.name}: {result.points} of {asked.points}",
+                file=sys.stderr,
+            )
+        if options.csv is not None:
+            grading.write_csv(options.csv, results, asked.number)
+    except grading.CannotStart as error:
+        return _cannot_grade(f"no process for a submission: {error}")
+    except OSError as error:
+        return _cannot_grade(f"cannot write --csv {options.csv}: {error}")
+    except KeyboardInterrupt:
+        return 130
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # for an ASCII terminal
+    header, lines = grading.rows(results, asked.number)
+    width = max(40, shutil.get_terminal_size((120, 24)).columns - 72)
+    short = [[*line[:-1], textwrap.shorten(str(line[-1]), width)] for line in lines]
+    print(f"Assignment {asked.number}: {asked.title}")
+    print(tabulate(short, [name.replace("_", "_\n") for name in header], disable_numparse=True))
+    if common := grading.common_mistakes(results):
+        print("\nWhat is wrong most often:")
+        for words, count in common:
+            print(textwrap.fill(f"{count} x  {words}", width + 60, subsequent_indent="     "))
+    print(f"\nSeed {seed}: --seed {seed} draws the same cases again.")
+    return 0
+
+
+def _cannot_grade(why: str) -> int:
+    print(f"lpnorm: {why}", file=sys.stderr)
+    return 2
+
+
 def _could_not_run(target: str, why: str) -> int:
     print(f"lpnorm: {target} could not be checked: {why}", file=sys.stderr)
     return 2
@@ -178,6 +235,46 @@ def _add_check(commands: Any) -> None:
     sub.add_argument(
         "--timeout", type=_seconds, default=120.0, metavar="S", help="seconds (default: 120)"
     )
+
+
+def _add_grade(commands: Any) -> None:
+    sub = commands.add_parser(
+        "grade",
+        help="mark a folder of submissions to a course assignment",
+        description="Mark every submission in a folder (*.py, *.ipynb, or sub-folders with one of "
+        "these). Each question is computed in a process of its own with limits; on Linux without "
+        "network and without sight of the solution. Exit status 0 when all are marked, 2 if not.",
+    )
+    sub.set_defaults(run=grade)
+    sub.add_argument("folder", metavar="DIR", type=Path, help="the submissions")
+    sub.add_argument("--assignment", type=int, required=True, choices=range(1, 7), metavar="N")
+    sub.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, too")
+    sub.add_argument(
+        "--jobs", type=_positive, default=1, metavar="N", help="submissions at a time (default: 1)"
+    )
+    sub.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="S",
+        help="seconds a submission may compute for each question (default: the assignment's)",
+    )
+    sub.add_argument(
+        "--memory", type=_positive, default=2048, metavar="MIB", help="its memory (default: 2048)"
+    )
+    sub.add_argument(
+        "--seed", type=_natural, metavar="N", help="draw the cases of an earlier run again"
+    )
+    sub.add_argument(
+        "--unsafe",
+        action="store_true",
+        help="run submissions without namespaces: they see your files and your network",
+    )
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 up, got {text!r}")
+    return int(text)
 
 
 def _seconds(text: str) -> float:
@@ -228,6 +325,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute")
     sub.add_argument("--no-progress", action="store_true", help="no progress bar")
     _add_check(commands)
+    _add_grade(commands)
     return parser
 
 

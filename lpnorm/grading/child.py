@@ -44,7 +44,7 @@ def main() -> None:
     sys.modules["lpnorm"] = None  # type: ignore[assignment]  # the answers may not be looked up
     _limit(order["limits"])
     namespace: dict[str, object] = {"__name__": "submission"}
-    notes = _load(order["cells"], namespace)
+    notes = run_cells(order["cells"], namespace)
     wire.send(answers, ("loaded", notes))
     kept: list[object] = []
     while True:
@@ -55,7 +55,7 @@ def main() -> None:
         wire.send(answers, _answer(namespace, name, arguments, keep, kept, np, wire))
 
 
-def _read_plain(pipe: int) -> dict:  # type: ignore[type-arg]
+def _read_plain(pipe: int) -> dict:
     """The first message, before anything is imported: a length, then JSON."""
     import json
 
@@ -67,7 +67,8 @@ def _read_plain(pipe: int) -> dict:  # type: ignore[type-arg]
         data += more
         if len(data) == 8 and wanted == 8:
             wanted += int.from_bytes(data, "little")
-    return json.loads(data[8:])  # type: ignore[no-any-return]
+    order: dict = json.loads(data[8:])  # type: ignore[type-arg]
+    return order
 
 
 def _limit(limits: dict[str, int]) -> None:
@@ -83,7 +84,7 @@ def _limit(limits: dict[str, int]) -> None:
                 continue
 
 
-def _load(cells: list[str], namespace: dict[str, object]) -> str:
+def run_cells(cells: list[str], namespace: dict[str, object]) -> str:
     """Run the cells, statement by statement; what goes wrong in one is noted and the next is run.
 
     A notebook has cells of every kind (trials, plots, checks); only its functions are wanted.

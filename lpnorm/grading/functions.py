@@ -24,6 +24,14 @@ class Raised(Exception):
         return f"it raised {type(self).__name__}: {self}".rstrip(": ")
 
 
+class Unusable(Raised):
+    """A function does not return what was asked for."""
+
+    @property
+    def words(self) -> str:
+        return str(self)
+
+
 class Missing(Raised):
     """A function is not there."""
 

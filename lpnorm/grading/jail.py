@@ -102,8 +102,11 @@ def _known(uid: int) -> bool:
         start, _, count = map(int, line.split())
         return start <= uid < start + count
 
-    maps = [open(f"/proc/self/{name}_map").readlines() for name in ("uid", "gid")]
-    return all(any(map(holds, lines)) for lines in maps)
+    for name in ("uid", "gid"):
+        with open(f"/proc/self/{name}_map") as file:
+            if not any(map(holds, file)):
+                return False
+    return True
 
 
 def _continue_in_a_child() -> None:

@@ -78,6 +78,7 @@ class Sandbox:
         self.left = limits.seconds
         self.stopped = ""  # why nothing more can be called
         self.notes = ""  # what went wrong when its code was run
+        self.loaded = False  # has all of its code been run?
 
     def __enter__(self) -> Sandbox:
         self.root = tempfile.mkdtemp(prefix="lpnorm-grade-")
@@ -130,7 +131,9 @@ class Sandbox:
         with contextlib.suppress(Stopped):
             answer = self._call(lambda: wire.receive(self.answers))
             if isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], str):
-                self.notes = _printable(answer[1])
+                self.notes, self.loaded = _printable(answer[1]), True
+            else:
+                self._stop("its answers make no sense")
 
     def __exit__(self, *error: object) -> None:
         self._kill()
@@ -272,7 +275,7 @@ def visible(packages: str) -> dict[str, list[str]]:
 
 
 def jail_works() -> str:
-    """"" where submissions can be jailed, otherwise what is missing, in one line."""
+    """ "" where submissions can be jailed, otherwise what is missing, in one line."""
     if sys.platform != "linux":
         return f"{sys.platform} has no namespaces"
     try:

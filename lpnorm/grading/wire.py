@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 LARGEST = 64 * 2**20  # bytes of one message
-KINDS = ("float16", "float32", "float64", "bool")
+KINDS: tuple[str, ...] = ("float16", "float32", "float64", "bool")
 KINDS += tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
 
 

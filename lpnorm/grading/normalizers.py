@@ -1,0 +1,194 @@
+"""Questions about a normalizer's forward and backward: judged by `lpnorm.verify`.
+
+The points come from cases that nobody can know beforehand, drawn from the seed and compared with
+the oracle under the convention that was asked for. The words come from `lpnorm.verify.check`, whose
+further checks (ties, constant channels, laws, manners) are the item "edges".
+
+A backward is judged on its own: where the forward is wrong, dx and dgamma are right if they are
+those of that forward, so that one mistake costs its points once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from lpnorm.grading.functions import Functions, Unusable
+from lpnorm.grading.rubric import NOT_JUDGED, Judge, equal
+from lpnorm.verify import Report, cases, check
+from lpnorm.verify.candidates import Candidate, adapt
+from lpnorm.verify.reference import Conventions, arithmetics, default_place
+from lpnorm.verify.trials import call, errors, judge
+
+LAYOUT = cases.Layout("batch_norm", 2, 1)  # x: (N, C), channels on axis 1
+USUAL = ("sign(0) = 0", "ties share equally")
+
+
+def forward(name: str, p: Any, extra: tuple[Any, ...] = (), dtype: str = "float64") -> Judge:
+    """A judge for name(x, gamma, beta, eps, *extra) -> (y, cache): items "values" and "edges"."""
+
+    def question(functions: Functions, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
+        pair = _pair(functions, name, None, extra)
+        _try(pair)
+        wrong = _against_the_oracle(adapt(pair, "batch_norm", {}, "numpy"), p, rng, dtype, [0.0])
+        words = wrong.get("y", "")
+        yield "values", words and _say(check_it(pair, p, dtype, True), words)
+        report = check_it(pair, p, dtype, False)
+        more = _against_the_oracle(
+            adapt(pair, "batch_norm", {}, "numpy"), p, rng, dtype, [2.0**-9, 0.25]
+        ).get("y", "")
+        yield "edges", _edges(report, more)
+
+    return question
+
+
+def backward(name: str, of: str, p: Any, extra: tuple[Any, ...] = ()) -> Judge:
+    """A judge for name(dy, cache) -> (dx, dgamma, dbeta), cache from `of`: items "dx", "dgamma and
+    dbeta" and "edges"."""
+
+    def question(functions: Functions, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
+        pair = _pair(functions, of, name, extra)
+        _try(pair)
+        candidate = adapt(pair, "batch_norm", {}, "numpy")
+        wrong = _against_the_oracle(candidate, p, rng, "float64", [0.0])
+        own = _against_its_forward(candidate, rng, p) if "y" in wrong else wrong
+        report = check_it(pair, p, "float64", True) if own else None
+        for item, outputs in (("dx", ("dx",)), ("dgamma and dbeta", ("dgamma", "dbeta"))):
+            bad = [output for output in outputs if output in own]
+            said = own[bad[0]] if bad else ""
+            if bad and report is not None and "y" not in wrong:
+                said = _say(_only(report, bad), said)
+            yield item, said
+        if "y" in wrong:
+            yield "edges", f"{NOT_JUDGED}: {of} is wrong"
+            return
+        more = _against_the_oracle(candidate, p, rng, "float64", [2.0**-9, 0.25])
+        yield "edges", _edges(check_it(pair, p, "float64", False), *more.values())
+
+    return question
+
+
+def check_it(pair: Any, p: Any, dtype: str, quick: bool) -> Report:
+    """The judge's report. quick: up to the first failure."""
+    return check(
+        pair, p=p, constant="paper", dtype=dtype, ndim=2, backend="numpy", first_failure=quick
+    )
+
+
+def _pair(functions: Functions, forward: str, backward: str | None, extra: tuple[Any, ...]) -> Any:
+    f = functions.get(forward, keep=(1,))
+
+    def both(x: Any, gamma: Any, beta: Any, eps: Any) -> Any:
+        return f(x, gamma, beta, eps, *extra)
+
+    def alone(x: Any, gamma: Any, beta: Any, eps: Any) -> Any:
+        given = both(x, gamma, beta, eps)
+        if not isinstance(given, tuple) or len(given) != 2:
+            raise Unusable(f"it must return (y, cache), got {type(given).__name__}")
+        return given
+
+    return alone if backward is None else (alone, functions.get(backward))
+
+
+def _try(pair: Any) -> None:
+    """One plain call: what fails here fails everywhere, and is said once. Raises Raised."""
+    x, dy = np.array([[1.0, -2.0], [2.0, 5.0], [4.0, 0.5]]), np.array([[1.0, 0.5]] * 3)
+    f, b = pair if isinstance(pair, tuple) else (pair, None)
+    _, cache = f(x, np.ones(2), np.zeros(2), 2.0**-9)
+    if b is not None:
+        b(dy, cache)
+
+
+def _against_the_oracle(
+    candidate: Candidate, p: Any, rng: np.random.Generator, dtype: str, epses: list[float]
+) -> dict[str, str]:
+    """What is wrong with each output in random cases: name -> words."""
+    wrong: dict[str, str] = {}
+    for eps in epses:
+        for n in (7, 12, 33):
+            seed = int(rng.integers(2**31))
+            rows = cases.gaps(n, cases.GROUPS, seed) * rng.choice([0.5, 2.0, 4.0])
+            case = cases.build("secret", "", rows, LAYOUT, dtype, eps, seed)
+            trial = call(candidate, case)
+            if trial.got is None:
+                names = ("y", "dx", "dgamma", "dbeta")
+                return dict.fromkeys(names, f"it raised {trial.raised}")
+            meant = Conventions(p, default_place(p), "paper", None)
+            judge(trial, meant)
+            for error in errors(trial, meant, arithmetics(dtype)[-1]):
+                if not error.fraction <= 1:
+                    wrong.setdefault(error.name, str(error))
+            for name in ("dx", "dgamma", "dbeta") if candidate.has_backward else ():
+                if name not in trial.outputs():
+                    wrong.setdefault(name, f"{name} is missing")
+    return wrong
+
+
+def _against_its_forward(candidate: Candidate, rng: np.random.Generator, p: Any) -> dict[str, str]:
+    """The same for gradients of a forward that is wrong: are they that forward's?
+
+    dx by central differences along a direction, dgamma from y itself. A forward that has little to
+    do with the right one (a correlation below 0.9 in some channel) earns nothing.
+    """
+    seed = int(rng.integers(2**31))
+    rows = cases.gaps(12, cases.GROUPS, seed)
+    case = cases.build("own", "", rows, LAYOUT, "float64", 2.0**-9, seed)
+    trial = call(candidate, case)
+    names = ("dx", "dgamma", "dbeta")
+    if trial.got is None:
+        return dict.fromkeys(names, f"it raised {trial.raised}")
+    got, v = trial.got, rng.standard_normal(case.x.shape)
+    if got.y.shape != case.x.shape:
+        return dict.fromkeys(names, f"y has shape {got.y.shape}, {case.x.shape} expected")
+    x_hat = (got.y - case.beta) / case.gamma
+    if any(np.corrcoef(a, b)[0, 1] < 0.9 for a, b in zip(x_hat.T, case.x.T, strict=True)):
+        return dict.fromkeys(names, "the forward is too far off for its gradient to be judged")
+    wrong = {}
+    h = 2.0**-16
+    ends = [call(candidate, replace(case, x=case.x + t * v), backward=False).got for t in (h, -h)]
+    sums = {
+        "dgamma": (case.dy * x_hat).sum(axis=0),
+        "dbeta": case.dy.sum(axis=0),
+    }
+    if got.dx is None or got.dx.shape != case.x.shape or any(end is None for end in ends):
+        wrong["dx"] = "dx is missing or has the wrong shape"
+    else:
+        slope = ((ends[0].y - ends[1].y) * case.dy).sum() / (2 * h)  # type: ignore[union-attr]
+        # differences of this h are good to h^2 and to rounding / h, both about 1e-9
+        if not abs((got.dx * v).sum() - slope) <= 1e-6 * abs(got.dx * v).sum():
+            wrong["dx"] = "dx is not the derivative of this forward (which is wrong itself)"
+    for name, want in sums.items():
+        value = getattr(got, name)
+        if value is None or value.shape != want.shape or not equal(value, want, 1e-9):
+            wrong[name] = f"{name} does not fit this forward (which is wrong itself)"
+    return wrong
+
+
+def _only(report: Report, outputs: list[str]) -> Report:
+    """The report, without diagnoses that are about another output alone."""
+    others = {"dx", "dgamma", "dbeta"} - set(outputs)
+    kept = [
+        c for c in report.checks if not any(c.diagnosis.startswith(f"{other} ") for other in others)
+    ]
+    return Report(report.layer, report.p, report.candidate, kept, ran=report.ran)
+
+
+def _say(report: Report, otherwise: str) -> str:
+    """What the judge says is wrong, in its words."""
+    if report.diagnoses:
+        return report.diagnoses[0]
+    if report.failures:
+        return report.failures[0].detail.split("; ")[0]
+    return otherwise
+
+
+def _edges(report: Report, *more: str) -> str:
+    if not report.ok:
+        return _say(report, "")
+    others = [c for c in report.conventions if c not in USUAL]
+    if others:
+        return f"another convention than asked for: {others[0]}"
+    return next((words for words in more if words), "")
