@@ -16,7 +16,7 @@ from lpnorm.verify import oracle
 def _constant(functions: Functions, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
     f = functions.get("gaussian_constant")
     words = ""
-    for p in (1.0, 2.0, 3.0, *rng.uniform(1.1, 9.0, 3).tolist()):
+    for p in (3.0, 1.0, 2.0, *rng.uniform(1.1, 9.0, 3).tolist()):
         right = oracle.gaussian_constant(p, 1000)
         moment = right**-p
         known = {

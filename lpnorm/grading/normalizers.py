@@ -24,6 +24,9 @@ from lpnorm.verify.reference import Conventions, arithmetics, default_place
 from lpnorm.verify.trials import call, errors, judge
 
 LAYOUT = cases.Layout("batch_norm", 2, 1)  # x: (N, C), channels on axis 1
+OUTPUTS = ("y", "dx", "dgamma", "dbeta")
+LEAST = {"float64": 0.0, "float16": 2.0**-10}  # eps where it should not matter
+EPS = [2.0**-9, 0.25]  # eps where it does
 USUAL = ("sign(0) = 0", "ties share equally")
 
 
@@ -32,29 +35,30 @@ def forward(name: str, p: Any, extra: tuple[Any, ...] = (), dtype: str = "float6
 
     def question(functions: Functions, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
         pair = _pair(functions, name, None, extra)
-        _try(pair)
-        wrong = _against_the_oracle(adapt(pair, "batch_norm", {}, "numpy"), p, rng, dtype, [0.0])
-        words = wrong.get("y", "")
-        yield "values", words and _say(check_it(pair, p, dtype, True), words)
-        report = check_it(pair, p, dtype, False)
-        more = _against_the_oracle(
-            adapt(pair, "batch_norm", {}, "numpy"), p, rng, dtype, [2.0**-9, 0.25]
-        ).get("y", "")
-        yield "edges", _edges(report, more)
+        _try(pair, dtype)
+        candidate = adapt(pair, "batch_norm", {}, "numpy")
+        wrong = _against_the_oracle(candidate, p, rng, dtype, [LEAST[dtype]])
+        if "y" in wrong:
+            yield "values", _say(check_it(pair, p, dtype, True), wrong["y"])
+            yield "edges", f"{NOT_JUDGED}: the values are wrong"
+            return
+        yield "values", ""
+        more = _against_the_oracle(candidate, p, rng, dtype, EPS)
+        yield "edges", _edges(check_it(pair, p, dtype, False), *more.values())
 
     return question
 
 
-def backward(name: str, of: str, p: Any, extra: tuple[Any, ...] = ()) -> Judge:
+def backward(name: str, of: str, p: Any, extra: tuple[Any, ...] = (), ties: bool = False) -> Judge:
     """A judge for name(dy, cache) -> (dx, dgamma, dbeta), cache from `of`: items "dx", "dgamma and
-    dbeta" and "edges"."""
+    dbeta" and "edges"; ties: and "ties"."""
 
     def question(functions: Functions, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
         pair = _pair(functions, of, name, extra)
         _try(pair)
         candidate = adapt(pair, "batch_norm", {}, "numpy")
         wrong = _against_the_oracle(candidate, p, rng, "float64", [0.0])
-        own = _against_its_forward(candidate, rng, p) if "y" in wrong else wrong
+        own = _against_its_forward(candidate, rng) if "y" in wrong else wrong
         report = check_it(pair, p, "float64", True) if own else None
         for item, outputs in (("dx", ("dx",)), ("dgamma and dbeta", ("dgamma", "dbeta"))):
             bad = [output for output in outputs if output in own]
@@ -62,13 +66,36 @@ def backward(name: str, of: str, p: Any, extra: tuple[Any, ...] = ()) -> Judge:
             if bad and report is not None and "y" not in wrong:
                 said = _say(_only(report, bad), said)
             yield item, said
-        if "y" in wrong:
-            yield "edges", f"{NOT_JUDGED}: {of} is wrong"
-            return
-        more = _against_the_oracle(candidate, p, rng, "float64", [2.0**-9, 0.25])
-        yield "edges", _edges(check_it(pair, p, "float64", False), *more.values())
+        more = _against_the_oracle(candidate, p, rng, "float64", EPS)
+        stands = f"{of} is wrong" if "y" in wrong or "y" in more else ""
+        stands = stands or ("dx is wrong" if "dx" in own else "")
+        full = check_it(pair, p, "float64", False)
+        if ties:
+            yield "ties", f"{NOT_JUDGED}: {stands}" if stands else _ties(full, candidate, p, rng)
+            full = _without_ties(full)
+        stands = stands or ("another gradient is wrong" if own else "")
+        yield "edges", f"{NOT_JUDGED}: {stands}" if stands else _edges(full, *more.values())
 
     return question
+
+
+def _ties(report: Report, candidate: Candidate, p: Any, rng: np.random.Generator) -> str:
+    """What is wrong where values are tied: they must share, and share equally."""
+    for check in report.failures:
+        if check.check.startswith("ties"):
+            return check.diagnosis or check.detail
+    for convention in report.conventions:
+        if "tied" in convention:
+            return f"{convention}: they are asked to share equally"
+    rows = rng.permuted(cases.tied(p), axis=1) * rng.choice([0.25, 2.0])
+    case = cases.build("ties", "", rows, LAYOUT, "float64", 2.0**-9, int(rng.integers(2**31)))
+    return next(iter(_errors(candidate, case, p, "float64").values()), "")
+
+
+def _without_ties(report: Report) -> Report:
+    kept = [c for c in report.checks if not c.check.startswith("ties")]
+    others = [c for c in report.conventions if "tied" not in c]
+    return Report(report.layer, report.p, report.candidate, kept, others, report.notes, report.ran)
 
 
 def check_it(pair: Any, p: Any, dtype: str, quick: bool) -> Report:
@@ -93,11 +120,12 @@ def _pair(functions: Functions, forward: str, backward: str | None, extra: tuple
     return alone if backward is None else (alone, functions.get(backward))
 
 
-def _try(pair: Any) -> None:
+def _try(pair: Any, dtype: str = "float64") -> None:
     """One plain call: what fails here fails everywhere, and is said once. Raises Raised."""
-    x, dy = np.array([[1.0, -2.0], [2.0, 5.0], [4.0, 0.5]]), np.array([[1.0, 0.5]] * 3)
+    x = cases.gaps(12, 2, 1).T.astype(dtype)
+    dy = np.resize([1.0, 0.5, -2.0], x.shape).astype(dtype)
     f, b = pair if isinstance(pair, tuple) else (pair, None)
-    _, cache = f(x, np.ones(2), np.zeros(2), 2.0**-9)
+    _, cache = f(x, np.ones(2, dtype), np.zeros(2, dtype), 2.0**-9)
     if b is not None:
         b(dy, cache)
 
@@ -112,22 +140,27 @@ def _against_the_oracle(
             seed = int(rng.integers(2**31))
             rows = cases.gaps(n, cases.GROUPS, seed) * rng.choice([0.5, 2.0, 4.0])
             case = cases.build("secret", "", rows, LAYOUT, dtype, eps, seed)
-            trial = call(candidate, case)
-            if trial.got is None:
-                names = ("y", "dx", "dgamma", "dbeta")
-                return dict.fromkeys(names, f"it raised {trial.raised}")
-            meant = Conventions(p, default_place(p), "paper", None)
-            judge(trial, meant)
-            for error in errors(trial, meant, arithmetics(dtype)[-1]):
-                if not error.fraction <= 1:
-                    wrong.setdefault(error.name, str(error))
-            for name in ("dx", "dgamma", "dbeta") if candidate.has_backward else ():
-                if name not in trial.outputs():
-                    wrong.setdefault(name, f"{name} is missing")
+            for name, words in _errors(candidate, case, p, dtype).items():
+                wrong.setdefault(name, words)
     return wrong
 
 
-def _against_its_forward(candidate: Candidate, rng: np.random.Generator, p: Any) -> dict[str, str]:
+def _errors(candidate: Candidate, case: cases.Case, p: Any, dtype: str) -> dict[str, str]:
+    trial = call(candidate, case)
+    if trial.got is None:
+        return dict.fromkeys(OUTPUTS, f"it raised {trial.raised}")
+    meant = Conventions(p, default_place(p), "paper", None)
+    judge(trial, meant)
+    sums = [each for each in arithmetics(dtype) if each.accumulate != "float16"]
+    found = errors(trial, meant, sums[-1])
+    wrong = {error.name: str(error) for error in found if not error.fraction <= 1}
+    if candidate.has_backward:
+        missing = [name for name in OUTPUTS if name not in trial.outputs()]
+        wrong |= {name: f"{name} is missing" for name in missing}
+    return wrong
+
+
+def _against_its_forward(candidate: Candidate, rng: np.random.Generator) -> dict[str, str]:
     """The same for gradients of a forward that is wrong: are they that forward's?
 
     dx by central differences along a direction, dgamma from y itself. A forward that has little to
@@ -137,7 +170,7 @@ def _against_its_forward(candidate: Candidate, rng: np.random.Generator, p: Any)
     rows = cases.gaps(12, cases.GROUPS, seed)
     case = cases.build("own", "", rows, LAYOUT, "float64", 2.0**-9, seed)
     trial = call(candidate, case)
-    names = ("dx", "dgamma", "dbeta")
+    names = OUTPUTS[1:]
     if trial.got is None:
         return dict.fromkeys(names, f"it raised {trial.raised}")
     got, v = trial.got, rng.standard_normal(case.x.shape)
