@@ -67,7 +67,7 @@ def _read_plain(pipe: int) -> dict:
         data += more
         if len(data) == 8 and wanted == 8:
             wanted += int.from_bytes(data, "little")
-    order: dict = json.loads(data[8:])  # type: ignore[type-arg]
+    order: dict = json.loads(data[8:])
     return order
 
 

@@ -39,7 +39,9 @@ def forward(name: str, p: Any, extra: tuple[Any, ...] = (), dtype: str = "float6
         candidate = adapt(pair, "batch_norm", {}, "numpy")
         wrong = _against_the_oracle(candidate, p, rng, dtype, [LEAST[dtype]])
         if "y" in wrong:
-            yield "values", _say(check_it(pair, p, dtype, True), wrong["y"])
+            report = check_it(pair, p, dtype, True)
+            said = wrong["y"] if report.diagnoses else _factor(candidate, p) or wrong["y"]
+            yield "values", _say(report, said) if report.diagnoses else said
             yield "edges", f"{NOT_JUDGED}: the values are wrong"
             return
         yield "values", ""
@@ -158,6 +160,20 @@ def _errors(candidate: Candidate, case: cases.Case, p: Any, dtype: str) -> dict[
         missing = [name for name in OUTPUTS if name not in trial.outputs()]
         wrong |= {name: f"{name} is missing" for name in missing}
     return wrong
+
+
+def _factor(candidate: Candidate, p: Any) -> str:
+    """The factor, where x_hat is right but for one: a wrong constant."""
+    case = cases.build("factor", "", cases.gaps(33, cases.GROUPS, 7), LAYOUT, "float64", 0.0)
+    trial = call(candidate, case)
+    judge(trial, Conventions(p, default_place(p), "paper", None))
+    if trial.got is None or trial.want is None or trial.got.y.shape != case.x.shape:
+        return ""
+    ratio = (trial.got.y - case.beta) / (trial.want.y - case.beta)
+    middle = float(np.median(ratio))
+    if not np.all(abs(ratio - middle) <= 1e-6 * abs(middle)):
+        return ""
+    return f"x_hat is {middle:.5g} times what it should be for n = 33: is the constant right?"
 
 
 def _against_its_forward(candidate: Candidate, rng: np.random.Generator) -> dict[str, str]:

@@ -8,7 +8,7 @@ point comes from comparing what they return with `lpnorm.verify`.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,7 +118,7 @@ def compare(
     name: str,
     got: object,
     want: np.ndarray | float,
-    known: dict[str, np.ndarray | float] | None = None,
+    known: Mapping[str, np.ndarray | float] | None = None,
     close: float = 1e-10,
 ) -> str:
     """ "" if got is want to within `close` of the largest entry, otherwise what is wrong.
