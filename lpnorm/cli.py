@@ -99,7 +99,9 @@ def reproduce(options: argparse.Namespace, command: str) -> int:
 
 def check(options: argparse.Namespace, command: str) -> int:
     """`lpnorm check`: judge an implementation in a process of its own, which can be killed."""
-    given = {"layer": options.layer}
+    if Path(options.target).is_dir() and not Path(options.target, "__init__.py").exists():
+        return _check_vectors(options)
+    given = {"layer": options.layer or "batch_norm"}
     for name in ("eps", "constant", "dtype", "axis", "ndim", "backend", "momentum", "running"):
         if getattr(options, name) is not None:
             given[name] = getattr(options, name)
@@ -110,7 +112,7 @@ def check(options: argparse.Namespace, command: str) -> int:
         given["axis"] = axes[0] if len(axes) == 1 else tuple(axes)
     with tempfile.TemporaryDirectory() as folder:
         request, answer = Path(folder, "request.json"), Path(folder, "answer.json")
-        content = {"target": options.target, "p": options.p, "arguments": given}
+        content = {"target": options.target, "p": options.p or "1", "arguments": given}
         request.write_text(json.dumps(content), encoding="utf-8")
         line = [sys.executable, "-m", "lpnorm.verify", str(request), str(answer)]
         try:
@@ -125,6 +127,11 @@ def check(options: argparse.Namespace, command: str) -> int:
         result = json.loads(answer.read_text(encoding="utf-8"))
     if not result["ran"]:
         return _could_not_run(options.target, result["error"])
+    return _say(options, result)
+
+
+def _say(options: argparse.Namespace, result: dict[str, Any]) -> int:
+    """Print a report, write it as JSON if asked; the exit status."""
     if options.json is not None:
         try:
             with atomic(options.json) as path:
@@ -138,59 +145,45 @@ def check(options: argparse.Namespace, command: str) -> int:
 
 def grade(options: argparse.Namespace, command: str) -> int:
     """`lpnorm grade`: marks for a folder of submissions, each run in a process of its own."""
-    from tabulate import tabulate
+    from lpnorm.grading.command import run
 
-    from lpnorm.grading import assignment, sandbox, submissions
-    from lpnorm.grading import grade as grading
+    return run(options)
 
-    asked = assignment(options.assignment)
+
+def _check_vectors(options: argparse.Namespace) -> int:
+    """`lpnorm check DIR`: judge what a program wrote beside the vectors; nothing of it is run."""
+    from lpnorm.verify.candidates import CannotRun
+    from lpnorm.verify.vectors_check import check_vectors
+
+    for name in ("eps", "constant", "axis", "ndim", "backend", "momentum", "running"):
+        if getattr(options, name) is not None:
+            return _could_not_run(options.target, f"--{name} is for code, vectors name their own")
+    layers, norms = ([each] if each else None for each in (options.layer, options.p))
     try:
-        found = submissions.find(options.folder)
-    except OSError as error:
-        return _cannot_grade(f"cannot read {options.folder}: {error.strerror}")
-    if not found:
-        return _cannot_grade(f"there is no submission (.py, .ipynb, folder) in {options.folder}")
-    if not options.unsafe and (missing := sandbox.jail_works()):
-        return _cannot_grade(
-            f"submissions cannot be shut off from this machine here ({missing}); "
-            "--unsafe runs them all the same, as you and with your files and network"
-        )
-    seed = grading.fresh_seed() if options.seed is None else options.seed
-    limits = sandbox.Limits(options.timeout or asked.seconds, options.memory)
-    plan = grading.Plan(asked.number, seed, limits, jailed=not options.unsafe)
-    results = []
+        judged = check_vectors(options.target, layers, norms, options.dtype)
+    except CannotRun as error:
+        return _could_not_run(options.target, str(error))
+    result = {"ok": judged.ok, "json": json.loads(judged.to_json())}
+    return _say(options, {**result, "text": judged.text(), "colour": judged.text(colour=True)})
+
+
+def vectors(options: argparse.Namespace, command: str) -> int:
+    """`lpnorm vectors`: write cases for programs in any language."""
+    from lpnorm.verify.vectors import write
+
     try:
-        for result in grading.grade_all(found, plan, options.jobs):
-            results.append(result)
-            print(
-                f"{len(results)}/{len(found)} {result.name}: {result.points} of {asked.points}",
-                file=sys.stderr,
-            )
-        if options.csv is not None:
-            grading.write_csv(options.csv, results, asked.number)
-    except grading.CannotStart as error:
-        return _cannot_grade(f"no process for a submission: {error}")
+        count = write(options.folder, options.layer, options.p, options.dtype)
+    except ValueError as error:
+        print(f"lpnorm: {error}", file=sys.stderr)
+        return 2
     except OSError as error:
-        return _cannot_grade(f"cannot write --csv {options.csv}: {error}")
-    except KeyboardInterrupt:
-        return 130
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # for an ASCII terminal
-    header, lines = grading.rows(results, asked.number)
-    width = max(40, shutil.get_terminal_size((120, 24)).columns - 72)
-    short = [[*line[:-1], textwrap.shorten(str(line[-1]), width)] for line in lines]
-    print(f"Assignment {asked.number}: {asked.title}")
-    print(tabulate(short, [name.replace("_", "_\n") for name in header], disable_numparse=True))
-    if common := grading.common_mistakes(results):
-        print("\nWhat is wrong most often:")
-        for words, count in common:
-            print(textwrap.fill(f"{count} x  {words}", width + 60, subsequent_indent="     "))
-    print(f"\nSeed {seed}: --seed {seed} draws the same cases again.")
+        print(f"lpnorm: cannot write to {options.folder}: {error}", file=sys.stderr)
+        return 2
+    print(
+        f"{count} cases in {options.folder}: read manifest.json (or cases.txt), write each output "
+        f"as <id>.<output>.out.npy, then: lpnorm check {shlex.quote(str(options.folder))}"
+    )
     return 0
-
-
-def _cannot_grade(why: str) -> int:
-    print(f"lpnorm: {why}", file=sys.stderr)
-    return 2
 
 
 def _could_not_run(target: str, why: str) -> int:
@@ -210,11 +203,15 @@ def _add_check(commands: Any) -> None:
         "target",
         metavar="TARGET",
         help="path.py:name or package.module:name; name may be forward,backward, or be left out "
-        "for a module that has both",
+        "for a module that has both; or a folder from `lpnorm vectors` with a program's outputs",
     )
-    sub.add_argument("--layer", default="batch_norm", choices=("batch_norm", "layer_norm"))
     sub.add_argument(
-        "--p", default="1", metavar="P", help="1, 2, 1.5, inf, top10, range (default: 1)"
+        "--layer",
+        choices=("batch_norm", "layer_norm", "weight_norm", "bounded_weight_norm", "sgd"),
+        help="(default: batch_norm; all of a folder's)",
+    )
+    sub.add_argument(
+        "--p", metavar="P", help="1, 2, 1.5, inf, top10, range (default: 1; all of a folder's)"
     )
     sub.add_argument("--eps", type=float, help="the eps it must use (default: recognised)")
     sub.add_argument("--constant", choices=("paper", "exact", "none"), help="which it must use")
@@ -277,6 +274,24 @@ def _natural(text: str) -> int:
     return int(text)
 
 
+def _add_vectors(commands: Any) -> None:
+    sub = commands.add_parser(
+        "vectors",
+        help="write test cases for programs in any language",
+        description="Write small cases (.npy files, manifest.json and its schema.json, cases.txt) "
+        "that a program in any language can read. It writes its outputs beside them, and "
+        "`lpnorm check DIR` judges these. Each filter may be given several times.",
+    )
+    sub.set_defaults(run=vectors)
+    sub.add_argument("folder", metavar="DIR", type=Path)
+    for name, metavar, words in (
+        ("layer", "LAYER", "batch_norm, layer_norm, weight_norm, bounded_weight_norm, sgd"),
+        ("p", "P", "1, 2, 3, 1.5, inf, top10, range"),
+        ("dtype", "DTYPE", "float16, float32, float64"),
+    ):
+        sub.add_argument(f"--{name}", action="append", metavar=metavar, help=f"only these: {words}")
+
+
 def _seconds(text: str) -> float:
     try:
         value = float(text)
@@ -326,6 +341,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--no-progress", action="store_true", help="no progress bar")
     _add_check(commands)
     _add_grade(commands)
+    _add_vectors(commands)
     return parser
 
 

@@ -346,3 +346,15 @@ def test_torch_and_jax_are_not_imported_for_numpy_candidates():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+# ---- mechanical mutants: a few that once survived ---------------------------------------------
+
+
+def test_an_eps_argument_that_is_dropped_is_a_failure():
+    def forward(x, gamma, beta, eps):
+        d = x - x.mean(axis=0)
+        return gamma * d / np.sqrt((d**2).mean(axis=0) + 0) + beta
+
+    report = verify.check(forward, p=2)
+    assert not report.ok and "without any eps" in report.failures[0].diagnosis, report

@@ -15,8 +15,8 @@ from lpnorm.grading.rubric import Assignment, Item, Judge, Question, compare
 Array = np.ndarray
 Known = tuple[tuple[str, Callable[[Array], Any]], ...]  # what typical mistakes give, in words
 WIDE = (
-    "this is the sum in float32 or wider, rounded once at the end (numpy.sum does that, too): every "
-    "addition must round to float16"
+    "this is the sum in float32 or wider, rounded once at the end (numpy.sum does that, too): "
+    "every addition must round to float16"
 )
 KIND = "the result is"
 OVERFLOW = "it overflows on the way: form neither a sum nor a + b, only a/2 + b/2"

@@ -83,9 +83,9 @@ def backward(name: str, of: str, p: Any, extra: tuple[Any, ...] = (), ties: bool
 
 def _ties(report: Report, candidate: Candidate, p: Any, rng: np.random.Generator) -> str:
     """What is wrong where values are tied: they must share, and share equally."""
-    for check in report.failures:
-        if check.check.startswith("ties"):
-            return check.diagnosis or check.detail
+    for failed in report.failures:
+        if failed.check.startswith("ties"):
+            return failed.diagnosis or failed.detail
     for convention in report.conventions:
         if "tied" in convention:
             return f"{convention}: they are asked to share equally"

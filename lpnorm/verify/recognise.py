@@ -7,7 +7,7 @@ is made large where the candidate takes it as an argument.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -72,10 +72,13 @@ def recognise(
     if probing is None:
         return Recognised(usual, False)
     if own is not None or candidate.takes_eps:
-        formulas = _formulas(p, known, asked is not None and eps is not None)
+        # an eps that was asked for, given, or is the module's own must be used
+        formulas = _formulas(p, known, own != 0)
         found = _best(probing, [Conventions(p, place, c, own) for c, place in formulas])
         if found is not None:
             formula, tightly = found
+            if formula.eps == 0:
+                formula = replace(formula, place="none")
             return Recognised(formula, True, None, _words(formula, constant), tightly)
     for c, place in _formulas(p, known, False):  # an eps of its own
         estimate = _estimate(candidate, p, layout, dtype, groups, n, place, c)
