@@ -10,10 +10,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from lpnorm.grading.functions import Functions, Raised
+from lpnorm.grading.functions import Functions, Raised, Unusable
 
 Judge = Callable[[Functions, np.random.Generator], Iterator[tuple[str, str]]]
 NOT_JUDGED = "not judged"  # how words begin for an item that another one stands in the way of
@@ -90,6 +91,8 @@ def mark(question: Question, functions: Functions, seed: int = SEED) -> list[Mar
                 found[item] = wrong
         except Raised as error:
             words = error.words
+        except Exception as error:  # a submission may give anything back
+            words = f"what came back cannot be judged ({type(error).__name__}: {error})"
     if functions.stopped:
         words = functions.stopped
         found = {item: wrong and words for item, wrong in found.items()}
@@ -146,6 +149,16 @@ def compare(
     at = np.unravel_index(int(np.nanargmax(abs(value - right))), right.shape)
     where = f" at [{', '.join(str(int(i)) for i in at)}]" if at else ""
     return f"{name} is {value[at]:.6g} instead of {right[at]:.6g}{where}"
+
+
+def parts(result: object, *names: str) -> tuple[Any, ...]:
+    """The result, a tuple with one entry for each name. Raises Unusable."""
+    if isinstance(result, tuple) and len(result) == len(names):
+        return result
+    kind = type(result).__name__
+    if isinstance(result, tuple):
+        kind += f" of {len(result)}"
+    raise Unusable(f"it must return ({', '.join(names)}), got {kind}")
 
 
 def equal(a: np.ndarray, b: np.ndarray, close: float) -> bool:
