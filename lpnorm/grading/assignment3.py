@@ -145,7 +145,7 @@ def _for_sums(rng: np.random.Generator) -> Iterator[tuple[str, Array]]:
 def _for_means(rng: np.random.Generator) -> Iterator[tuple[str, Array]]:
     for n in (1, 2, 3, 7, 64, 99, 257):
         yield "values", _draw(rng, n, -4, 4)
-    for n in (1000, 3001):
+    for n in (1000, *(2 * rng.integers(1025, 2047, 10) + 1).tolist()):  # n / 2^L is not a float16
         yield "large values", _draw(rng, n, 3e4, 6.4e4)
 
 

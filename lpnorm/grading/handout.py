@@ -4,7 +4,7 @@
 
 The markers are otter-grader's (`otter assign` works on the same notebooks): what is between
 `# BEGIN SOLUTION` and `# END SOLUTION` goes, a prompt between `# BEGIN PROMPT` and `# END PROMPT`
-comes in its place, and so do the cells between `# BEGIN TESTS` and `# END TESTS`, for which the
+comes in its place, and so go the cells between `# BEGIN TESTS` and `# END TESTS`, for which the
 student gets one cell a question that shows the public marks. Beside the notebooks go the files that
 make `pytest -m assignment1` work there.
 """
@@ -29,7 +29,7 @@ def student(notebook: dict[str, Any], number: int) -> dict[str, Any]:
     Raises ValueError for markers that do not match.
     """
     cells: list[dict[str, Any]] = []
-    question, tests = "", False
+    question, solution, tests = "", False, False
     for cell in notebook["cells"]:
         text = source(cell)
         if cell["cell_type"] == "raw":
@@ -39,12 +39,16 @@ def student(notebook: dict[str, Any], number: int) -> dict[str, Any]:
                 question = next(ln.split(":")[1].strip() for ln in lines if ln.startswith("name:"))
             elif marker in ("# BEGIN TESTS", "# END TESTS"):
                 tests = marker == "# BEGIN TESTS"
+            elif marker in ("# BEGIN SOLUTION", "# END SOLUTION"):
+                solution = marker == "# BEGIN SOLUTION"
             elif marker == "# END QUESTION":
                 cells.append(_code(_check(number, question)))
             continue
         if tests:
             continue
         if cell["cell_type"] == "code":
+            if "# BEGIN SOLUTION" in text and not solution:
+                raise ValueError("a solution stands outside the cells of a question's solution")
             cells.append(_code("\n".join(without_solution(text.splitlines()))))
         else:
             cells.append({"cell_type": "markdown", "metadata": {}, "source": text})

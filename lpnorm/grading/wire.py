@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 LARGEST = 64 * 2**20  # bytes of one message
+LONGEST = 2**20  # bytes of its description
 KINDS: tuple[str, ...] = ("float16", "float32", "float64", "bool")
 KINDS += tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
 
@@ -44,6 +45,8 @@ def unpack(data: bytes) -> Any:
     """The value that `pack` made into these bytes; BadMessage for anything else."""
     try:
         (length,) = struct.unpack_from("<I", data)
+        if length > LONGEST:
+            raise BadMessage("its answer has too many parts")
         tree = json.loads(data[4 : 4 + length].decode())
         value, used = _value(tree, memoryview(data), 4 + length)
     except BadMessage:

@@ -17,7 +17,7 @@
 #
 # $W_1$ needs no bias: why not?
 #
-# **What you need.** Your `l1_forward` and `l1_backward` of assignment 1 and `sgd_step` of assignment 5 (copy them into the cell below). About three hours.
+# **What you need.** Your `l1_forward` and `l1_backward` of assignment 1 and `sgd_step` of assignment 5 (copy them into the first cell of question 1). About three hours.
 #
 # **What to read first.** Tutorial 04 shows such a run.
 #
@@ -28,6 +28,18 @@
 
 # %%
 import numpy as np
+
+# %% [raw]
+# # BEGIN QUESTION
+# name: network_forward
+
+# %% [markdown]
+# ## Question 1: the network
+#
+# First put the functions you need into the cell below, then write the network under it.
+
+# %% [raw]
+# # BEGIN SOLUTION
 
 # %%
 # Your functions of assignments 1 and 5.
@@ -61,16 +73,6 @@ def sgd_step(w, g, b, lr, momentum, weight_decay):
 
 
 # END SOLUTION
-
-# %% [raw]
-# # BEGIN QUESTION
-# name: network_forward
-
-# %% [markdown]
-# ## Question 1: the network
-
-# %% [raw]
-# # BEGIN SOLUTION
 
 
 # %%
