@@ -7,6 +7,7 @@ of its own (`sandbox`), with as many seconds as the assignment gives it.
 from __future__ import annotations
 
 import csv
+import re
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,9 @@ from lpnorm.grading.course import assignment
 from lpnorm.grading.rubric import NOT_JUDGED, Mark, Question, mark
 from lpnorm.grading.sandbox import CannotStart, Limits, Sandbox
 from lpnorm.grading.submissions import Submission
+
+
+ABSENT = r"^(\w+: )?(there is no function|not written yet|it took longer|its process)"
 
 
 @dataclass(frozen=True)
@@ -121,8 +125,10 @@ def _harmless(cell: object) -> object:
 
 
 def common_mistakes(results: Sequence[Result], most: int = 5) -> list[tuple[str, int]]:
-    """What is wrong most often, and in how many submissions."""
-    counts = Counter(words for result in results for words in result.words)
+    """What is wrong most often, and in how many submissions; not what is only not there."""
+    counts = Counter(
+        words for result in results for words in result.words if not re.search(ABSENT, words)
+    )
     return [(words, n) for words, n in counts.most_common(most) if n > 1]
 
 

@@ -138,9 +138,20 @@ def compare(
         return f"{name} has dtype {value.dtype}"
     if value.shape != right.shape:
         return f"{name} has shape {value.shape}, {right.shape} expected"
+    with np.errstate(all="ignore"):
+        return _compared(name, value, right, known or {}, close)
+
+
+def _compared(
+    name: str,
+    value: np.ndarray,
+    right: np.ndarray,
+    known: Mapping[str, np.ndarray | float],
+    close: float,
+) -> str:
     if equal(value, right, close):
         return ""
-    for words, mistaken in (known or {}).items():
+    for words, mistaken in known.items():
         mistaken = np.broadcast_to(np.asarray(mistaken), right.shape)
         if equal(value, mistaken, max(close, 1e-9)) and not equal(mistaken, right, close):
             return f"{name}: {words}"
