@@ -415,7 +415,7 @@ def test_a_jailed_and_a_local_mark_are_the_same():
 
 @pytest.fixture
 def class_of_thirty(tmp_path):
-    """Thirty submissions and what each must get: 8 hostile, 14 wrong, solutions, stubs."""
+    """Thirty submissions and what each must get: 8 hostile, 15 wrong, a solution, stubs."""
     folder, expected = tmp_path / "submissions", {}
     folder.mkdir()
     table = json.loads((WRONG / "expected.json").read_text(encoding="utf-8"))["1"]
@@ -427,10 +427,11 @@ def class_of_thirty(tmp_path):
         wrong = (WRONG / "1" / f"{name}.py").read_text(encoding="utf-8")
         (folder / f"{name}.py").write_text(right + "\n\n" + wrong, encoding="utf-8")
         expected[name] = (told["points"], "")
-    for name in ("solution1", "solution2"):
-        (folder / name).mkdir()
-        shutil.copy(SOLUTION, folder / name / "answer.ipynb")
-        expected[name] = ((2, 5, 7, 3, 5), "")
+    (folder / "solution").mkdir()
+    shutil.copy(SOLUTION, folder / "solution" / "answer.ipynb")
+    expected["solution"] = ((2, 5, 7, 3, 5), "")
+    shutil.copy(folder / "no_constant.py", folder / "the_same.py")
+    expected["the_same"] = expected["no_constant"]
     write(FOLDER, tmp_path / "student")
     for name in ("stub1", "stub2"):
         shutil.copy(tmp_path / "student" / SOLUTION.name, folder / f"{name}.ipynb")
@@ -472,7 +473,8 @@ def test_thirty_submissions(class_of_thirty, jailed, tmp_path, capsys):
         assert (each if isinstance(wanted, tuple) else total) == wanted, (name, said)
         assert words in said, (name, said)
         assert name in printed
-    assert "What is wrong most often" in printed and "--seed 5" in printed
+    assert "2 x  l1_forward: the Gaussian constant C is missing" in printed
+    assert "--seed 5" in printed
 
 
 def test_grade_refuses_without_a_jail(tmp_path, monkeypatch, capsys):

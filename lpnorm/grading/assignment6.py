@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm import batch_norm, batch_norm_backward
+from lpnorm.batchnorm import batch_norm, batch_norm_backward
 from lpnorm.data import digits
 from lpnorm.grading.functions import Functions
 from lpnorm.grading.rubric import NOT_JUDGED, Assignment, Item, Question, compare, parts

@@ -22,7 +22,6 @@ from lpnorm.grading.rubric import NOT_JUDGED, Mark, Question, mark
 from lpnorm.grading.sandbox import CannotStart, Limits, Sandbox
 from lpnorm.grading.submissions import Submission
 
-
 ABSENT = r"^(\w+: )?(there is no function|not written yet|it took longer|its process)"
 
 
