@@ -146,9 +146,9 @@ class Accumulate:
     - "sequential": ((x_0 + x_1) + x_2) + ..., an error of at most (n - 1) u sum|x|. In float16 it
       stalls: once the sum is 2^12 times a term, the term no longer changes it.
     - "pairwise_mean": the tree of averages, a/2 + b/2 instead of a + b and x/2 for the one that
-      waits (its partner is -0). Its root is 2^-L sum x. No node is larger than the largest |x|,
-      so it does not overflow where a sum would; what it loses is bits of values that are
-      subnormal in dtype when halved.
+      waits (its partner is -0). Its root is 2^-L sum x. No node is larger than the largest |x|
+      (but for the rounding of subnormals), so it does not overflow where a sum would; what it
+      loses is bits of values that are subnormal in dtype when halved.
 
     A mean is 2^-L times the sum (exact, unless subnormal), divided by n / 2^L, a number above 1/2
     and at most 1, and the quotient rounded to dtype: so n itself need not fit dtype. Should a
@@ -156,8 +156,8 @@ class Accumulate:
 
     dtype: float16, float32 or float64. order: one of the three, which then serves for sums and for
     means (the sum of "pairwise_mean" is 2^L times its root), or None: "pairwise_mean" for means and
-    "pairwise" for sums, which is also what a dtype alone stands for. Raises TypeError or ValueError
-    naming dtype or order.
+    "pairwise" for sums, which is also what a dtype alone stands for. Rows have n >= 1. Raises
+    TypeError or ValueError naming dtype or order.
     """
 
     dtype: Any
@@ -329,7 +329,7 @@ def check_dtype(name: str, value: Any) -> np.dtype:
     """value as one of the three float dtypes; TypeError naming the argument otherwise."""
     try:
         dtype = np.dtype(object if value is None else value)
-    except TypeError:
+    except (TypeError, ValueError):
         dtype = np.dtype(object)
     if dtype.name not in FLOATS:
         raise TypeError(f"{name} must be one of {', '.join(FLOATS)}, got {value}")

@@ -14,7 +14,7 @@ channel in batch norm, a sample in layer norm), with mean mu and deviations d = 
 Precision. Means, sums and everything with one value per group are kept in the accumulator's
 dtype (float32 for float16 arrays unless `accumulate` says float16). Every operation that gives an
 array as large as x is rounded once to the dtype of x, squares and products included: a float16
-input stays float16 throughout.
+input stays float16 throughout (but for the shares of ties, kept in the accumulator's dtype).
 """
 
 from __future__ import annotations

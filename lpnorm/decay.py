@@ -53,7 +53,7 @@ class SGD:
     master: None, or a float dtype at least as wide as every parameter's: each parameter then has a
     master copy in it (and so has its b), gradients are converted to it, and the parameter is the
     rounded master. Small steps that float16 weights would lose add up there. Who sets a parameter's
-    data in between, to a new array, sets its master too.
+    data in between, to a new array, sets its master too (so a `NormSchedule` undoes masters).
 
     `lr_factor`, 1.0 at first, multiplies the learning rate of every group; set it from a schedule.
     `loss_scale`, 1.0 at first, divides every gradient, for losses that were multiplied by it.
@@ -86,6 +86,10 @@ class SGD:
             raise ValueError("parameters must not be empty")
         groups = given if isinstance(given[0], dict) else [{"params": given}]
         self.groups = [_checked_group(group, defaults) for group in groups]
+        for parameter in (p for group in self.groups for p in group["params"]):
+            if self.master is not None and self.master.itemsize < parameter.data.dtype.itemsize:
+                what = f"{parameter.name!r}, which is {parameter.data.dtype}, got {self.master}"
+                raise ValueError(f"master must be at least as wide as parameter {what}")
         self.lr_factor, self.loss_scale, self.t = 1.0, 1.0, 0
         self.buffers: dict[int, Array] = {}  # id of the parameter -> b
         self.masters: dict[int, tuple[Array, Array]] = {}  # id -> the data as last set, the master
@@ -121,11 +125,13 @@ class SGD:
         """
         named, buffers, masters = self._named(), {}, {}
         for name, array in state.items():
-            parameter, _, kind = named.get(name.partition(":")[0]), *name.partition(":")[1:]
-            wrong = kind and array.dtype != self.master
-            if parameter is None or array.shape != parameter.data.shape or wrong:
+            parameter, is_master = named.get(name.removesuffix(":master")), name not in named
+            if parameter is None or array.shape != parameter.data.shape:
                 raise ValueError(f"state has a buffer {name!r} that fits no parameter")
-            if kind:
+            if is_master:
+                rounded = array.astype(parameter.data.dtype)
+                if array.dtype != self.master or not bool((rounded == parameter.data).all()):
+                    raise ValueError(f"state has {name!r}, not a {self.master} master of its data")
                 masters[id(parameter)] = (parameter.data, array.copy())
             else:
                 buffers[id(parameter)] = array.copy()
@@ -283,21 +289,6 @@ def channel_norms(w: Array, axis: int = 0) -> Array:
     """The L2 norm of each output channel of w along `axis`: shape (channels,), in float64."""
     rows = to_rows(w, tuple(a for a in range(w.ndim) if a != axis % w.ndim)).astype("float64")
     return total(rows * rows, "float64")[:, 0] ** 0.5
-
-
-def clip_gradient_norm(parameters: Iterable[Any], largest: float) -> float:
-    """Scale all gradients so that their common L2 norm is at most `largest`; returns the norm.
-
-    Gradients that are None are skipped. A norm that is not finite changes nothing. Note that one
-    factor for all parameters breaks the bit laws of scale-invariant weights.
-    """
-    having = [p for p in parameters if p.grad is not None]
-    squares = [float(channel_norms(p.grad.reshape(1, -1))[0]) ** 2 for p in having]
-    norm = math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.inf
-    if check_number("largest", largest) < norm < math.inf:
-        for parameter in having:
-            parameter.grad = parameter.grad * (largest / norm)
-    return norm
 
 
 class NormTrace:

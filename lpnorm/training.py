@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from lpnorm import nn
 from lpnorm.arrays import Array, check_count, check_number, check_shape, library_of, to_device
 from lpnorm.data import Dataset
-from lpnorm.decay import SGD, NormTrace, channel_norms, clip_gradient_norm
+from lpnorm.decay import SGD, NormTrace, channel_norms
 from lpnorm.files import atomic
 
 
@@ -47,8 +48,9 @@ class LossScale:
 
     scale: a power of two is exact. Every gradient is divided by it again before the step, in the
     optimizer's `master` dtype if it has one. dynamic: if a gradient is not finite, the step is left
-    out and the scale halved (not below 1: then the training has diverged); after `growth` steps in
-    a row it is doubled (not above 2^24). Raises TypeError or ValueError naming the argument.
+    out and the scale halved (not below 1: if that does not help, the training has diverged); after
+    `growth` steps in a row it is doubled (not above 2^24). Raises TypeError or ValueError naming
+    the argument.
     """
 
     def __init__(self, scale: float = 1024.0, dynamic: bool = False, growth: int = 200) -> None:
@@ -71,6 +73,8 @@ class LossScale:
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """Put back what `state` returned."""
+        if "state" not in state:  # of a training without loss scaling
+            return
         scale, good_steps, skipped = state["state"]
         self.scale, self.good_steps, self.skipped = float(scale), int(good_steps), int(skipped)
 
@@ -107,8 +111,9 @@ def train(
     augment: (x, Generator) -> x. clip: the largest norm of all gradients together (before the loss
     is scaled). loss_scale: a `LossScale`, for float16. trace: a
     NormTrace to record at the start of every step. after_step: called with (step, epoch) after
-    every step, for a `NormSchedule` or to measure something; if it has `state()` and
-    `load_state(d)`, a dict of arrays, it is part of the checkpoint. if_diverged: "raise" Diverged,
+    every step (also one that a dynamic loss scale skips), for a `NormSchedule` or to measure
+    something; if it has `state()` and `load_state(d)`, a dict of arrays, it is part of the
+    checkpoint. if_diverged: "raise" Diverged,
     or "record" it in the history and stop. progress: a tqdm bar with loss, accuracy and time left,
     on the standard error.
 
@@ -121,6 +126,7 @@ def train(
     Raises TypeError or ValueError naming the argument before any work.
     """
     epochs, batch = check_count("epochs", epochs, 0), check_count("batch", batch)
+    clip = None if clip is None else check_number("clip", clip)
     _check(data, optimizer, batch, seed, schedule, augment, loss_scale, if_diverged)
     rng, history = np.random.default_rng(seed), History()
     steps = data.train_x.shape[0] // batch
@@ -133,9 +139,7 @@ def train(
     epochs_left = range(start, epochs) if history.diverged is None else ()
 
     def run_step(epoch: int, step: int, x: Array, y: Array) -> tuple[float, int]:
-        if trace is not None:
-            trace.record()
-        loss, hits = _step(model, optimizer, x, y, clip, loss_scale, epoch, step)
+        loss, hits = _step(model, optimizer, x, y, clip, loss_scale, trace, epoch, step)
         if after_step is not None:
             after_step(step, epoch)
         return loss, hits
@@ -243,6 +247,23 @@ class Checkpoint:
         return int(about["epoch"])
 
 
+def clip_gradient_norm(parameters: Iterable[Any], largest: float) -> float:
+    """Scale all gradients so that their common L2 norm is at most `largest`; returns the norm.
+
+    Gradients that are None are skipped. A norm that is not finite changes nothing. Note that one
+    factor for all parameters breaks the bit laws of scale-invariant weights.
+    """
+    having = [p for p in parameters if p.grad is not None]
+    squares = [float(channel_norms(p.grad.reshape(1, -1))[0]) ** 2 for p in having]
+    norm = math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.inf
+    if check_number("largest", largest) < norm < math.inf:
+        for parameter in having:
+            parameter.grad = (parameter.grad.astype("float64") * (largest / norm)).astype(
+                parameter.grad.dtype
+            )
+    return norm
+
+
 def _epoch(
     epoch: int,
     model: nn.Layer,
@@ -277,6 +298,7 @@ def _step(
     y: Array,
     clip: float | None,
     loss_scale: LossScale | None,
+    trace: NormTrace | None,
     epoch: int,
     step: int,
 ) -> tuple[float, int]:
@@ -298,6 +320,8 @@ def _step(
             return loss, int((logits.argmax(axis=1) == y).sum())
     if clip is not None:
         clip_gradient_norm(model.parameters(), clip * scale)
+    if trace is not None:  # here and not above: one record for each step that is taken
+        trace.record()
     optimizer.loss_scale = scale
     optimizer.step()
     return loss, int((logits.argmax(axis=1) == y).sum())

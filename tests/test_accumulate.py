@@ -219,3 +219,24 @@ def test_accumulator_defaults():
     given = Accumulate("float64", "sequential")
     assert accumulator("float16", given) == given
     assert len({given, Accumulate(np.float64, "sequential"), Accumulate("float64")}) == 2
+
+
+def test_a_mean_of_the_largest_number_is_that_number():
+    tree = Accumulate("float16", "pairwise_mean")
+    for n in (4097, 8193):
+        assert float(tree.average(np.full((1, n), 65504, "float16"))[0, 0]) == 65504
+    for dtype in ("float32", "float64"):
+        top = np.finfo(dtype).max
+        assert Accumulate(dtype).average(np.full((1, 8), top, dtype)) == top
+
+
+def test_a_count_that_float16_does_not_hold():
+    ones = np.ones((1, 4000), "float16")
+    for count in (2049, 70000):
+        assert Accumulate("float16", "pairwise").over(ones, count) == np.float16(4000 / count)
+
+
+@pytest.mark.parametrize("wrong", [("float16", "pairwise"), None, "int8", 3.0])
+def test_what_is_no_dtype_is_named(wrong):
+    with pytest.raises((TypeError, ValueError), match="dtype of Accumulate must"):
+        Accumulate(wrong)

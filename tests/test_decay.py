@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lpnorm
-from lpnorm import Range, TopK, decay, nn
+from lpnorm import Range, TopK, decay, nn, training
 from lpnorm.decay import SGD, StepSchedule
 from lpnorm.verify import oracle
 
@@ -207,13 +207,13 @@ def test_channel_norms_and_clipping(xp):
     ]
     parameters[0].grad, parameters[1].grad = xp(3 * w), xp(w[0])
     norm = math.sqrt(9 * (w**2).sum() + (w[0] ** 2).sum())
-    assert decay.clip_gradient_norm(parameters, 1e6) == pytest.approx(norm, rel=1e-14)
+    assert training.clip_gradient_norm(parameters, 1e6) == pytest.approx(norm, rel=1e-14)
     np.testing.assert_array_equal(xp.numpy(parameters[0].grad), 3 * w)
-    assert decay.clip_gradient_norm(parameters, 0.5) == pytest.approx(norm, rel=1e-14)
+    assert training.clip_gradient_norm(parameters, 0.5) == pytest.approx(norm, rel=1e-14)
     np.testing.assert_allclose(xp.numpy(parameters[0].grad), 3 * w * (0.5 / norm), rtol=1e-13)
-    assert decay.clip_gradient_norm(parameters, 1.0) == pytest.approx(0.5, rel=1e-13)
+    assert training.clip_gradient_norm(parameters, 1.0) == pytest.approx(0.5, rel=1e-13)
     parameters[1].grad = xp(np.full((4, 2), np.inf))
-    assert decay.clip_gradient_norm(parameters, 0.1) == math.inf
+    assert training.clip_gradient_norm(parameters, 0.1) == math.inf
     assert np.isinf(xp.numpy(parameters[1].grad)).all()
 
 
@@ -374,3 +374,15 @@ def test_the_optimizers_state_goes_on_with_the_same_bits(xp):
     sgd = SGD([nn.Parameter(xp(np.ones(2)), "w")], 0.1, momentum=0.9)
     with pytest.raises(ValueError, match="'v'"):
         sgd.load_state({"v": xp(np.ones(2))}, 1)
+
+
+def test_a_master_must_fit():
+    p = nn.Parameter(np.ones(3, "float16"), "w")
+    for master, saved in (("float64", "float32"), (None, "float32")):
+        with pytest.raises(ValueError, match="w:master"):
+            decay.SGD([p], 0.1, master=master).load_state({"w:master": np.ones(3, saved)}, 1)
+    with pytest.raises(ValueError, match="not a float32 master of its data"):
+        decay.SGD([p], 0.1, master="float32").load_state({"w:master": np.full(3, 7, "f4")}, 1)
+    wide = nn.Parameter(np.ones(3, "float64"), "v")
+    with pytest.raises(ValueError, match="master must be at least as wide as parameter 'v'"):
+        decay.SGD([p, wide], 0.1, master="float32")

@@ -41,6 +41,13 @@ def test_twenty_lines_reach_98_5_percent():
     assert float(re.search(r"mean ([\d.]+)%", text)[1]) >= 98.5, text
 
 
+def test_half_precision_in_eight_lines():
+    """L1 keeps the deviation of y near 1 where L2's squares overflow."""
+    l1, l2 = printed(PYTHON[2]).splitlines()
+    assert abs(float(l1.split()[-1]) - 1) < 0.01 and l2.endswith("deviation of y 0.000")
+    printed(PYTHON[3])
+
+
 def test_commands_and_links():
     commands = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
     assert [c.strip() for c in commands] == [

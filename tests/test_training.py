@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from draws import normal
 
 from lpnorm import models, nn, training
 from lpnorm.data import Dataset, digits, shift
-from lpnorm.decay import SGD, StepSchedule
+from lpnorm.decay import SGD, NormTrace, StepSchedule
 
 
 def on(xp, model, dtype="float32"):
@@ -387,12 +388,52 @@ def test_a_dynamic_loss_scale_skips_and_halves_and_grows_again(xp):
     assert vars(again) | {"dynamic": True, "growth": 2} == vars(twice)
 
 
-def test_gradients_that_never_fit_are_a_divergence(xp):
-    model = net(xp, dtype="float16")
-    model[-1].weight.data = model[-1].weight.data * xp(np.array(30000.0, "float16"))
-    scale = training.LossScale(1.0, dynamic=True)
-    with pytest.raises(training.Diverged, match=r"gradient of parameter|loss is"):
-        train(model, tiny(xp, dtype="float16"), loss_scale=scale)
+def test_gradients_that_never_fit_are_a_divergence():
+    """A finite loss, a gradient beyond float16, and no scale left to halve."""
+    layers = [nn.Linear(*sizes, dtype="float16") for sizes in ((2, 3), (3, 2))]
+    layers[0].weight.data = np.zeros((3, 2), "float16")
+    layers[1].weight.data = np.array([[3e4, -3e4, 3e4], [-3e4, 3e4, 0]], "float16")
+    x, y = np.full((16, 2), 6e4, "float16"), np.zeros(16, int)
+    with pytest.raises(training.Diverged, match=r"gradient of parameter 1\.weight .* loss scale 1"):
+        train(
+            nn.Sequential(nn.Flatten(), *layers),
+            Dataset(x, y, x, y),
+            loss_scale=training.LossScale(1.0, dynamic=True),
+        )
+
+
+def test_a_loss_scale_counts_its_steps():
+    scale = training.LossScale(2.0**24, dynamic=True, growth=2)
+    for finite, want in ((True, 24), (False, 23), (True, 23), (True, 24), (True, 24), (True, 24)):
+        scale.update(finite)
+        assert scale.scale == 2.0**want
+    low = training.LossScale(1.5, dynamic=True)
+    low.update(finite=False)
+    assert low.scale == 1
+
+
+def test_a_growing_scale_changes_no_bit_and_a_static_one_stays():
+    def result(scale):
+        model = models.digits_net(width=2, rng=0)
+        train(model, tiny(lambda a: a), loss_scale=scale)
+        return model.state()
+
+    growing = training.LossScale(8.0, dynamic=True, growth=1)
+    static = training.LossScale(8.0, growth=1)
+    assert same(result(None), result(growing)) and growing.scale == 64
+    result(static)
+    assert static.scale == 8
+
+
+def test_a_skipped_step_leaves_no_record_in_the_trace():
+    model = models.digits_net(width=2, rng=0, dtype="float16")
+    sgd = SGD(model.parameters(), 0.1)
+    trace = NormTrace(nn.scale_invariant(model), sgd)
+    scale = training.LossScale(2.0**20, dynamic=True)
+    data = tiny(lambda a: a, 160, "float16")
+    train(model, data, optimizer=sgd, trace=trace, loss_scale=scale)
+    assert 0 < scale.skipped < 10
+    assert len(next(iter(trace.norms.values()))) == sgd.t == 10 - scale.skipped
 
 
 @pytest.mark.parametrize("arguments", [{}, {"master": "float32"}])
@@ -405,7 +446,7 @@ def test_float16_training_goes_on_with_the_same_bits(tmp_path, arguments):
         scale = training.LossScale(2.0**16, dynamic=True, growth=2)
         more = {"optimizer": optimizer, "loss_scale": scale, "epochs": epochs, **more}
         train(model, tiny(lambda a: a, 96, "float16"), **more)
-        return model.state() | optimizer.state()
+        return model.state() | optimizer.state() | scale.state()
 
     whole = result(3)
     result(1, checkpoint=tmp_path / "c.npz")
@@ -421,3 +462,9 @@ def test_a_wrong_loss_scale_is_named(bad):
         training.LossScale(bad)
     with pytest.raises(TypeError, match=r"loss_scale must be None or a training\.LossScale"):
         train(models.digits_net(width=2), tiny(lambda a: a), loss_scale=128.0)
+
+
+@pytest.mark.parametrize("clip", [-1, "x", math.inf])
+def test_a_wrong_clip_is_named(clip):
+    with pytest.raises((TypeError, ValueError), match="clip must be"):
+        train(models.digits_net(width=2), tiny(lambda a: a), clip=clip)

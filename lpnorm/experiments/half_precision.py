@@ -202,10 +202,11 @@ def _arm_text(arms: dict[str, Any], name: str) -> str:
     arm = arms[name]
     text = f"{accuracy_text(arm)} against {accuracy_text(arms[BASELINE])} %; "
     text += difference_text(arm["difference_from_float32"])
-    broken = [d for pair in zip(arm["broken"], arm["diverged"], strict=True) for d in pair if d]
+    broken = [b or d for b, d in zip(arm["broken"], arm["diverged"], strict=True) if b or d]
     if broken:
-        text += f"; {len(arm['final_percent'])} seeds, first at step {broken[0]['step']}: "
-        text += broken[0]["where"]
+        first = min(broken, key=lambda each: each["step"])
+        text += f"; {len(broken)} of {len(arm['broken'])} seeds, first at step {first['step']}: "
+        text += first["where"]
     return text
 
 

@@ -19,9 +19,8 @@ unit roundoff, q = 2^-24 the smallest number and 65,520 where rounding gives inf
   E[g round(t/g)], which is 0 once every t < g/2. Integrated binade by binade, that is the sum.
 - **A tree of averages** neither overflows nor stalls. Halving rounds subnormals, to within about
   0.4 q of the mean in the end.
-- **C times the statistic** overflows if it is above 65,520 (in a float16 accumulator): L-infinity
-  in small groups, where C is above 1. Range has max - min on top, twice the largest |d|. Below
-  2^-14 it is rounded to a multiple of q. **d** itself overflows where |x| + |mean| does.
+- **The scale** in a float16 accumulator is a multiple of q below 2^-14; Range's max - min, twice
+  the largest |d|, overflows. **d** itself overflows where |x| + |mean| does.
 - L1, L3, L-infinity, Top-10 and Range are otherwise free of the scale: dividing by a power of two
   changes no bit until something is subnormal.
 
@@ -135,7 +134,7 @@ def predicted_error(name: str, dtype: str, order: str, exponent: int, size: int)
         return math.inf
     value, exact = _statistic(name, d, top, n, half, order)
     c = gaussian_constant(norm_named(NORMS[name]), n)
-    if value == 0 or (half and c * value > OVERFLOW):
+    if value == 0 or value == math.inf:
         return math.inf
     rounded = Q / math.sqrt(12) / (2 * value**2 if name == "L2" else c * value) if half else 0.0
     return math.hypot(exact / value - 1, shift / spread, rounded, U)

@@ -115,7 +115,8 @@ class Layer:
     def to(self, device: str | None = None, dtype: Any = None) -> Layer:
         """Move to "cpu" or "gpu" and/or convert to a float dtype, in place; returns the layer.
 
-        Buffers (running statistics) go to the accumulator's dtype: float32 in a float16 model.
+        Buffers (running statistics) go to the accumulator's dtype: float32 in a float16 model,
+        unless its `accumulate` is float16.
         Raises ValueError or TypeError naming the argument, RuntimeError where there is no GPU.
         """
         if device is not None:

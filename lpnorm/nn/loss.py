@@ -5,6 +5,7 @@ from __future__ import annotations
 from lpnorm.arrays import (
     Array,
     accumulator,
+    check_number,
     check_shape,
     is_array,
     library_of,
@@ -24,7 +25,7 @@ def softmax_cross_entropy(logits: Array, labels: Array, scale: float = 1.0) -> t
     float32. Returns a Python float (NaN if the logits hold NaN or +Inf) and dlogits in the dtype of
     logits. Raises TypeError or ValueError naming the argument.
     """
-    xp = namespace(logits=logits)
+    xp, scale = namespace(logits=logits), check_number("scale", scale)
     if logits.ndim != 2 or logits.size == 0:
         raise ValueError(f"logits must have shape (N, classes), got {tuple(logits.shape)}")
     n, classes = logits.shape

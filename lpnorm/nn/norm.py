@@ -152,7 +152,7 @@ class LayerNorm(_Normalization):
         super().__init__(
             shape, p, affine, impl, dtype, eps=eps, constant=constant, accumulate=accumulate
         )
-        self.shape = shape
+        self.shape, self.accumulate = shape, accumulate
         self.arguments["axis"] = tuple(range(-len(shape), 0)) if axis is None else axis
 
     def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:

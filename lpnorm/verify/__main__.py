@@ -15,9 +15,8 @@ from typing import Any
 
 from lpnorm.files import atomic
 from lpnorm.norms import Range, TopK
-from lpnorm.verify.candidates import CannotRun
+from lpnorm.verify.candidates import CannotRun, line
 from lpnorm.verify.judge import check
-from lpnorm.verify.trials import line
 
 
 def load(target: str) -> Any:

@@ -26,6 +26,7 @@ within that error may be in or out, `_in_doubt`); then, following dx = (g - b - 
     e_dx = ( e_g + e_b + |h| e_c + |c| e_h + (u + v) (|g - b| + |c h| + |g - b - c h|) ) / s
            + |dx| (e_s / s + u + v)
 
+(and e_c e_h, e_c e_mean_h, which are not small where h is in doubt: constant groups),
 where e_g = u |g| is the rounding of gamma dy. Everything is evaluated in float64 on the exact
 values, row by row of a (groups, n) array.
 """
@@ -129,9 +130,9 @@ def normalize_bounds(
     e_mean_h = mean(e_h) + (depth + 1) * v * mean(np.abs(h))
     b = mean(g) - c * mean_h
     e_b = mean(e_g) + (depth + 1) * v * mean(np.abs(g)) + np.abs(c) * e_mean_h
-    e_b = e_b + np.abs(mean_h) * e_c + 2 * v * (np.abs(b) + np.abs(c * mean_h))
+    e_b = e_b + (np.abs(mean_h) + e_mean_h) * e_c + 2 * v * (np.abs(b) + np.abs(c * mean_h))
     numerator = g - b - c * h
-    e_numerator = e_g + e_b + np.abs(h) * e_c + np.abs(c) * e_h + 3 * tiny
+    e_numerator = e_g + e_b + (np.abs(h) + e_h) * e_c + np.abs(c) * e_h + 3 * tiny
     e_numerator = e_numerator + (u + v) * (np.abs(g - b) + np.abs(c * h) + np.abs(numerator))
     e_dx = e_numerator / s + np.abs(numerator / s) * relative + tiny
     return Bounds(*(SECOND * e for e in (e_x_hat, e_mean, e_s, e_dx, product)))
@@ -159,6 +160,9 @@ def _norm(
     largest, e_largest = size.max(axis=1, keepdims=True), e_d.max(axis=1, keepdims=True)
     if hasattr(p, "k") or p == math.inf:
         k = getattr(p, "k", 1)
+        if k == 1 and n == 2:
+            # both are tied whatever they are, and any share of each gives h - mean(h) = sign(d)/2
+            return largest, e_largest + v * largest, np.sign(d) / 2, (size <= e_d) * 1.0 + u, 1
         ordered = np.sort(size, axis=1)[:, n - k :]
         levels = math.ceil(math.log2(k)) if k > 1 else 0
         h, e_h = _in_doubt(size, ordered[:, :1], e_d, k)
@@ -189,6 +193,7 @@ def _norm(
     # h between the smallest and the largest that d in d -+ e_d and the statistic allow
     low = np.maximum(size - e_d, 0.0) / np.maximum(statistic + e_statistic, 1e-300)
     high = (size + e_d) / np.maximum(statistic - e_statistic, 1e-300)
+    high = np.minimum(high, 2.0 * n ** (1 / p))  # |d| <= n^(1/p) M, whatever d is
     magnitude = np.where(size > 0, (size / np.maximum(statistic, 1e-300)) ** (p - 1), 0.0)
     e_h = np.maximum(magnitude - low ** (p - 1), high ** (p - 1) - magnitude)
     e_h = np.where(size <= e_d, magnitude + high ** (p - 1), e_h)

@@ -32,6 +32,28 @@ class CannotRun(Exception):
     """The candidate cannot be judged at all; the message is one line that says why."""
 
 
+class Raised(CannotRun):
+    """The candidate's own code raised; the message is its exception in one line."""
+
+
+@contextlib.contextmanager
+def theirs() -> Iterator[None]:
+    """Around every call of foreign code: what that raises becomes `Raised`. An exception that is
+    not `Raised` is therefore an error of the judge, and nobody catches it."""
+    try:
+        yield
+    except CannotRun:
+        raise
+    except (Exception, SystemExit) as error:
+        raise Raised(line(error)) from error
+
+
+def line(error: BaseException) -> str:
+    """An exception in one line."""
+    words = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {words[0][:120]}" if words else type(error).__name__
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What one call gave, as NumPy arrays; None for what the candidate does not give."""
@@ -40,6 +62,7 @@ class Outcome:
     dx: Array | None = None
     dgamma: Array | None = None
     dbeta: Array | None = None
+    modified: str = ""  # the input it changed, where that is not to be seen in the array itself
 
 
 class Candidate:
@@ -50,6 +73,7 @@ class Candidate:
     pair = False  # forward and backward are two calls, with a cache between them
     takes_eps = True
     affine = True
+    shift = True  # there is a beta
     eps: float | None = None  # a module's own
     groups: int | None = None  # channels a module was built for
     size: int | None = None  # values a layer norm module was built for
@@ -125,6 +149,12 @@ class _Jax(_NumPy):
 
 
 LIBRARIES = {"numpy": _NumPy, "cupy": _CuPy, "torch": _Torch, "jax": _Jax}
+
+
+def _back(library: _NumPy, a: Any) -> Array:
+    """What a candidate gave, as a NumPy array."""
+    with theirs():
+        return library.back(a)
 
 
 # ---- which library, which arguments? ----------------------------------------------------------
@@ -266,37 +296,59 @@ class Pair(Candidate):
         self.forward, self.backward, self.library = forward, backward, library
         self.has_backward = backward is not None
         self.takes_eps, self.affine = forward.takes_eps, forward.positions >= 2
+        self.changed = ""
         self.kind = f"{library.name} " + ("pair" if backward else "forward alone")
 
     def call_forward(self, x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, Any]:
         """y and the cache, for checks that take forward and backward apart."""
         with self.library.scope():
-            given = self.forward(*(self.library.to(a) for a in (x, gamma, beta)), eps)
-            if isinstance(given, tuple):
-                if self.has_backward and len(given) != 2:
-                    raise TypeError(f"forward must give (y, cache), got {len(given)} values")
-                return self.library.back(given[0]), given[1] if len(given) > 1 else None
-            if self.has_backward:
-                raise TypeError(f"forward must give (y, cache), got {type(given).__name__}")
-            return self.library.back(given), None
+            arrays = [self.library.to(a) for a in (x, gamma, beta)]
+            with theirs():
+                given = self.forward(*arrays, eps)
+            if not isinstance(given, tuple):
+                if self.has_backward:
+                    raise Raised(f"forward must give (y, cache), it gave {type(given).__name__}")
+                given = (given, None)
+            if self.has_backward and len(given) != 2:
+                raise Raised(f"forward must give (y, cache), it gave {len(given)} values")
+            self.changed = self._changed(arrays, {"x": x, "gamma": gamma, "beta": beta})
+            return _back(self.library, given[0]), given[1] if len(given) > 1 else None
 
     def call_backward(self, dy: Array, cache: Any) -> list[Array | None]:
         """dx, dgamma, dbeta."""
         assert self.backward is not None
         with self.library.scope():
-            gradients = self.backward(self.library.to(dy), cache)
+            array = self.library.to(dy)
+            with theirs():
+                gradients = self.backward(array, cache)
             if not isinstance(gradients, (tuple, list)):
                 gradients = (gradients,)
-            given = [None if a is None else self.library.back(a) for a in gradients]
+            self.changed = self.changed or self._changed([array], {"dy": dy})
+            given = [None if a is None else _back(self.library, a) for a in gradients]
         if len(given) not in (1, 3):
-            raise TypeError(f"backward must give (dx, dgamma, dbeta), got {len(given)} values")
+            raise Raised(f"backward must give (dx, dgamma, dbeta), it gave {len(given)} values")
         return [*given, None, None][:3]
+
+    def _changed(self, arrays: list[Any], of: dict[str, Array]) -> str:
+        """Which of the library's copies of our arrays was written to."""
+        if self.library.to(next(iter(of.values()))) is next(iter(of.values())):
+            return ""  # no copies: whoever called sees it
+        return _modified([self.library.back(a) for a in arrays], of)
 
     def run(self, x: Array, gamma: Array, beta: Array, eps: float, dy: Array | None) -> Outcome:
         y, cache = self.call_forward(x, gamma, beta, eps)
         if self.backward is None or dy is None:
-            return Outcome(y)
-        return Outcome(y, *self.call_backward(dy, cache))
+            return Outcome(y, modified=self.changed)
+        return Outcome(y, *self.call_backward(dy, cache), self.changed)
+
+
+def _modified(now: list[Array], of: dict[str, Array]) -> str:
+    changed = (
+        name
+        for a, (name, b) in zip(now, of.items(), strict=True)
+        if not np.array_equal(a, b, equal_nan=True)
+    )
+    return next(changed, "")
 
 
 class TorchFunction(Candidate):
@@ -317,14 +369,17 @@ class TorchFunction(Candidate):
 
         library = _Torch()
         inputs = [library.to(a).requires_grad_(dy is not None) for a in (x, gamma, beta)]
-        y = self.forward(*inputs, eps)
-        y = y[0] if isinstance(y, tuple) else y
+        with theirs():
+            y = self.forward(*inputs, eps)
+            y = y[0] if isinstance(y, tuple) else y
+        changed = _modified([library.back(a) for a in inputs], {"x": x, "gamma": gamma, "beta": beta})
         if dy is None:
-            return Outcome(library.back(y))
-        wanted = inputs if self.affine else inputs[:1]
-        gradients = torch.autograd.grad(y, wanted, library.to(dy).to(y.dtype), allow_unused=True)
+            return Outcome(_back(library, y), modified=changed)
+        wanted, upstream = inputs if self.affine else inputs[:1], library.to(dy)
+        with theirs():
+            gradients = torch.autograd.grad(y, wanted, upstream.to(y.dtype), allow_unused=True)
         given = [None if g is None else library.back(g) for g in gradients]
-        return Outcome(library.back(y), *given)
+        return Outcome(_back(library, y), *[*given, None, None][:3], changed)
 
 
 class JaxFunction(Candidate):
@@ -349,7 +404,8 @@ class JaxFunction(Candidate):
             if self.compiled is not None:  # one compilation a shape, not one an operation
                 try:
                     return self._outcome(self.compiled(*given))
-                except Exception:  # either it cannot be traced, or it does not take these arrays
+                except Exception:  # it cannot be traced, or it does not take these arrays:
+                    # the plain call tells which, and whose the error is
                     outcome = self._outcome(self._values(*given))
                     self.compiled = None
                     return outcome
@@ -359,11 +415,13 @@ class JaxFunction(Candidate):
         import jax
 
         def f(*arrays: Any) -> Any:
-            y = self.forward(*arrays, eps)
-            return y[0] if isinstance(y, tuple) else y
+            with theirs():
+                y = self.forward(*arrays, eps)
+                return y[0] if isinstance(y, tuple) else y
 
-        y, pull = jax.vjp(f, x, gamma, beta)
-        gradients = pull(dy.astype(y.dtype))
+        with theirs():
+            y, pull = jax.vjp(f, x, gamma, beta)
+            gradients = pull(dy.astype(y.dtype))
         return (y, *(gradients if self.affine else gradients[:1]))
 
     def _outcome(self, values: Any) -> Outcome:
@@ -383,11 +441,13 @@ class TorchModule(Candidate):
         self.build, self.layer = build, layer
         self.groups = fixed if layer == "batch_norm" else None
         self.size = fixed if layer == "layer_norm" else None
-        module = build(fixed or 3)
+        with theirs():
+            module = build(fixed or 3)
         self.kind = f"torch module {type(module).__name__}"
         eps = getattr(module, "eps", None)
         self.eps = float(eps) if isinstance(eps, (int, float)) else None
-        self.affine = self._parameters(module)[0] is not None
+        own = self._parameters(module)
+        self.affine, self.shift = own[0] is not None, own[1] is not None
 
     def _parameters(self, module: Any) -> list[Any]:
         named = dict(module.named_parameters())
@@ -403,8 +463,8 @@ class TorchModule(Candidate):
         import torch
 
         count = count if parameter is None else parameter.size
-        module = self.build(count).to(getattr(torch, np.dtype(dtype).name))
-        return module.train()
+        with theirs():
+            return self.build(count).to(getattr(torch, np.dtype(dtype).name)).train()
 
     def set(self, module: Any, gamma: Array, beta: Array) -> list[Any]:
         """Give the module these parameters; returns its own (None where it has none)."""
@@ -414,7 +474,11 @@ class TorchModule(Candidate):
         with torch.no_grad():
             for parameter, values in zip(own, (gamma, beta), strict=True):
                 if parameter is not None:
-                    parameter.copy_(torch.from_numpy(np.array(values)).reshape(parameter.shape))
+                    given = torch.from_numpy(np.array(values))
+                    if given.numel() != parameter.numel():
+                        shape = tuple(parameter.shape)
+                        raise Raised(f"a parameter has shape {shape} for {values.size} channels")
+                    parameter.copy_(given.reshape(parameter.shape))
         return own
 
     def run(self, x: Array, gamma: Array, beta: Array, eps: float, dy: Array | None) -> Outcome:
@@ -424,13 +488,16 @@ class TorchModule(Candidate):
         module = self.fresh(gamma, x.dtype)
         own = self.set(module, gamma, beta)
         tensor = library.to(x).requires_grad_(True)
-        y = module(tensor)
+        with theirs():
+            y = module(tensor)
+        changed = _modified([library.back(tensor)], {"x": x})
         if dy is None:
-            return Outcome(library.back(y))
-        wanted = [tensor, *(q for q in own if q is not None)]
-        gradients = list(
-            torch.autograd.grad(y, wanted, library.to(dy).to(y.dtype), allow_unused=True)
-        )
+            return Outcome(_back(library, y), modified=changed)
+        wanted, upstream = [tensor, *(q for q in own if q is not None)], library.to(dy)
+        with theirs():
+            gradients = list(
+                torch.autograd.grad(y, wanted, upstream.to(y.dtype), allow_unused=True)
+            )
         dx = gradients.pop(0)
         result: list[Array | None] = [None if dx is None else library.back(dx)]
         for parameter, values in zip(own, (gamma, beta), strict=True):
@@ -438,7 +505,7 @@ class TorchModule(Candidate):
             result.append(
                 None if gradient is None else library.back(gradient).reshape(values.shape)
             )
-        return Outcome(library.back(y), *result)
+        return Outcome(_back(library, y), *result, changed)
 
 
 # ---- which kind is it? ------------------------------------------------------------------------

@@ -171,9 +171,3 @@ def typical(p: Any) -> int:
 
 def is_order_statistic(p: Any) -> bool:
     return isinstance(p, (TopK, Range)) or p == math.inf
-
-
-def plain(case: Case) -> Case:
-    """The case for a candidate without gamma and beta: 1 and 0."""
-    ones, zeros = np.ones_like(case.gamma), np.zeros_like(case.beta)
-    return Case(case.name, case.why, case.x, ones, zeros, case.dy, case.eps, case.layout)

@@ -16,11 +16,11 @@ import numpy as np
 from lpnorm.norms import as_norm
 from lpnorm.verify import cases
 from lpnorm.verify.bounds import with_eps
-from lpnorm.verify.candidates import Pair
+from lpnorm.verify.candidates import Pair, Raised
 from lpnorm.verify.cases import Case
 from lpnorm.verify.reference import Arithmetic, arithmetics
 from lpnorm.verify.report import Check
-from lpnorm.verify.trials import Trial, call, judge, line
+from lpnorm.verify.trials import Trial, call, judge
 from lpnorm.verify.variants import FLOAT64
 
 if TYPE_CHECKING:
@@ -39,26 +39,24 @@ def checks(judge_: NormChecks) -> Iterator[Check]:
         _permutation,
         _layouts,
         _same_bits,
+        _results_stay,
         _caches,
+        _nan,
     ]
     for step in steps:
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")
                 yield from step(judge_)
-        except _Raised as error:
+        except Raised as error:
             words = f"it raised {error}"
             yield Check(step.__name__[1:], "failed", str(step.__doc__), words, words)
-
-
-class _Raised(Exception):
-    pass
 
 
 def _try(j: NormChecks, case: Case) -> Trial:
     trial = call(j.candidate, case)
     if trial.got is None:
-        raise _Raised(trial.raised)
+        raise Raised(trial.raised)
     judge(trial, j.conventions)
     return trial
 
@@ -81,16 +79,25 @@ def _f(a: Any) -> Array:
     return np.asarray(a).astype("float64")
 
 
-def _compare(name: str, why: str, got: Array, want: Array, limit: Array, words: str) -> Check:
+def _compare(
+    name: str,
+    why: str,
+    got: Array,
+    want: Array,
+    limit: Array,
+    words: str,
+    general: bool = True,
+) -> Check:
     if got.shape != want.shape:
-        return Check(name, "failed", why, f"shape {got.shape} instead of {want.shape}", words)
+        detail = f"shape {got.shape} instead of {want.shape}"
+        return Check(name, "failed", why, detail, words, general=general)
     off = abs(got - want)
     fraction = np.where(off > 0, off / np.maximum(limit, 1e-300), 0.0)
     worst = float(np.max(np.where(np.isnan(off), np.inf, fraction), initial=0.0))
     if worst <= 1:
         return Check(name, "passed", why, f"holds to {worst:.2g} of its bound")
     detail = f"off by {np.nanmax(off, initial=0.0):.3g}, {worst:.2g} of its bound"
-    return Check(name, "failed", why, detail, words)
+    return Check(name, "failed", why, detail, words, general=general)
 
 
 def _taylor(j: NormChecks) -> Iterator[Check]:
@@ -110,7 +117,7 @@ def _taylor(j: NormChecks) -> Iterator[Check]:
     def remainder(h: float) -> float:
         moved = call(j.candidate, replace(case, x=case.x + h * v), backward=False)
         if moved.got is None:
-            raise _Raised(moved.raised)
+            raise Raised(moved.raised)
         change = _f(moved.got.y) - _f(trial.got.y if trial.got else 0)
         return abs(float((change * case.dy).sum() - h * (_f(dx) * v).sum()))
 
@@ -127,7 +134,7 @@ def _taylor(j: NormChecks) -> Iterator[Check]:
         yield Check("Taylor remainder", "passed", why, f"slope {slope:.2f} (2 is right)")
     else:
         words = f"dx is not the derivative of this forward (slope {slope:.2f}, 2 is right)"
-        yield Check("Taylor remainder", "failed", why, words, words)
+        yield Check("Taylor remainder", "failed", why, words, words, general=True)
 
 
 def _sums(j: NormChecks) -> Iterator[Check]:
@@ -271,7 +278,8 @@ def _layouts(j: NormChecks) -> Iterator[Check]:
             limit = 2 * _limit(j, one, output)
             if limit.shape != want.shape:
                 continue
-            check = _compare(name, why, got, want, limit, f"{output} depends on the memory layout")
+            words = f"{output} depends on the memory layout"
+            check = _compare(name, why, got, want, limit, words, general=False)
             if check.status == "failed":
                 yield check
                 break
@@ -292,30 +300,67 @@ def _same_bits(j: NormChecks) -> Iterator[Check]:
     case = _case(j)
     one = _try(j, case)
     _try(j, _case(j, 3.0, 1.0))
-    other = _try(j, case)
-    for name in one.outputs():
-        a, b = getattr(one.got, name), getattr(other.got, name)
-        if a.shape != b.shape or not np.array_equal(a, b, equal_nan=True):
-            words = f"{name} differs between two calls with the same arrays"
-            yield Check("same bits twice", "failed", why, words, words)
-            return
+    j.repeats = True
+    for other in (_try(j, case), _try(j, case)):
+        for name in one.outputs():
+            a, b = getattr(one.got, name), getattr(other.got, name)
+            if a.shape != b.shape or not np.array_equal(a, b, equal_nan=True):
+                j.repeats = False
+                words = f"{name} differs between two calls with the same arrays"
+                yield Check("same bits twice", "failed", why, words, words)
+                return
     yield Check("same bits twice", "passed", why, "they do")
+
+
+def _results_stay(j: NormChecks) -> Iterator[Check]:
+    """What a call gave must not change when it is called again."""
+    why = "what a call gave must not change when it is called again"
+    one, other = _case(j), _case(j, 2.0, 1.0)
+    given = j.candidate.run(one.x, one.gamma, one.beta, one.eps, one.dy)
+    arrays = {name: getattr(given, name) for name in ("y", "dx", "dgamma", "dbeta")}
+    before = {name: np.array(a) for name, a in arrays.items() if a is not None}
+    j.candidate.run(other.x, other.gamma, other.beta, other.eps, other.dy)
+    for name, a in before.items():
+        if not np.array_equal(arrays[name], a, equal_nan=True):
+            words = f"a later call changes the {name} of an earlier one: they are one array"
+            yield Check("results stay", "failed", why, words, words)
+            return
+    yield Check("results stay", "passed", why, "they do")
+
+
+def _nan(j: NormChecks) -> Iterator[Check]:
+    """NaN in must be NaN out in that channel, or a broken network trains on."""
+    why = "NaN in must be NaN out in that channel: a NaN that is hidden trains on unseen"
+    case = _case(j)
+    rows = case.layout.rows(case.x).copy()
+    rows[0, 0] = np.nan
+    trial = call(j.candidate, replace(case, x=case.layout.array(rows)), backward=False)
+    if trial.got is None:
+        yield Check("NaN", "skipped", why, f"it refuses NaN ({trial.raised})")
+        return
+    if trial.got.y.shape != case.x.shape:
+        return
+    found = np.isfinite(case.layout.rows(_f(trial.got.y)))
+    if np.any(found[0]):
+        words = "NaN in x is hidden: y is finite in that channel (sample, in layer norm)"
+        yield Check("NaN", "failed", why, words, words)
+        return
+    if not np.all(found[1:]):
+        j.report.notes.append("NaN in one channel (sample, in layer norm) spreads to the others")
+    yield Check("NaN", "passed", why, "NaN in, NaN out")
 
 
 def _caches(j: NormChecks) -> Iterator[Check]:
     """A cache belongs to its call: two forwards, then their backwards, each twice."""
     c = j.candidate
-    if not isinstance(c, Pair) or not c.has_backward:
+    if not isinstance(c, Pair) or not c.has_backward or not j.repeats:
         return
     why = "a cache belongs to its call: two forwards, then both backwards, each twice"
     one, other = _case(j), _case(j, 2.0, 1.0)
     alone = _try(j, one)
-    try:
-        _, cache = c.call_forward(one.x, one.gamma, one.beta, one.eps)
-        c.call_forward(other.x, other.gamma, other.beta, other.eps)
-        found = [c.call_backward(one.dy, cache) for _ in range(2)]
-    except Exception as error:
-        raise _Raised(line(error)) from error
+    _, cache = c.call_forward(one.x, one.gamma, one.beta, one.eps)
+    c.call_forward(other.x, other.gamma, other.beta, other.eps)
+    found = [c.call_backward(one.dy, cache) for _ in range(2)]
     words = "a backward gives something else after another forward, or when called again"
     for gradients in found:
         for name, gradient in zip(("dx", "dgamma", "dbeta"), gradients, strict=True):

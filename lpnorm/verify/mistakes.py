@@ -118,22 +118,30 @@ def _count(v: Any, *axes: int) -> int:
     return math.prod(v.x.shape[a] for a in axes)
 
 
+def _largest_sizes(k: int, sign: int) -> Callable[[Any], Any]:
+    """The mean of the k largest |d| of each row; with sign -1 of the k smallest."""
+    return lambda d: np.sort(abs(d), axis=1)[:, ::-sign][:, :k].mean(axis=1, keepdims=True)
+
+
+def _other_place(v: Any) -> Any:
+    """The scale with eps in the other of the two usual places."""
+    place = "added" if v.place == "root" else "root"
+    return with_eps(v.phi, v.p, v.eps, v.C, place)[0]
+
+
 def _detached(v: Any) -> Any:
     return (v.g - mean(v, v.g)) / v.s
 
 
-def _other(p: Any) -> Any:
-    return 1 if p == 2 else 2
-
+NO_CONSTANT = Mistake(
+    "no Gaussian constant",
+    "the Gaussian constant C is missing from the scale: without it x_hat does not have deviation 1",
+    {"C": lambda v: 1.0},
+    _not(2),
+)
 
 FORWARD: tuple[Mistake, ...] = (
-    Mistake(
-        "no Gaussian constant",
-        "the Gaussian constant C is missing from the scale: without it x_hat does not have "
-        "deviation 1",
-        {"C": lambda v: 1.0},
-        _not(2),
-    ),
+    NO_CONSTANT,
     Mistake(
         "constant inverted",
         "the scale is divided by the Gaussian constant C instead of multiplied",
@@ -216,14 +224,59 @@ FORWARD: tuple[Mistake, ...] = (
         lambda layer, p: _finite(layer, p) and p != 1,
     ),
     Mistake(
-        "another norm",
-        "this is another norm: p = 2 was computed (p = 1 where p = 2 was asked)",
+        "L2 instead",
+        "this is another norm: the L2 norm, sqrt(mean(d^2)), was computed",
         {
-            "phi": lambda v: statistic(v, v.d, _other(v.p)),
-            "C": lambda v: 1.0 if _other(v.p) == 2 else gaussian_constant(1, v.n, v.constant),
-            "h": lambda v: v.slope * gradient(v, v.d, _other(v.p)),
+            "phi": lambda v: statistic(v, v.d, 2),
+            "C": lambda v: 1.0,
+            "s": lambda v: with_eps(v.phi, 2, v.eps, 1.0, v.place)[0],
+            "slope": lambda v: with_eps(v.phi, 2, v.eps, 1.0, v.place)[1],
+            "h": lambda v: v.slope * gradient(v, v.d, 2),
         },
+        _not(2),
+    ),
+    Mistake(
+        "L1 instead",
+        "this is another norm: the L1 norm, mean|d|, was computed",
+        {
+            "phi": lambda v: statistic(v, v.d, 1),
+            "C": lambda v: gaussian_constant(1, v.n, v.constant),
+            "h": lambda v: v.slope * gradient(v, v.d, 1),
+        },
+        _only(2),
+    ),
+    Mistake(
+        "smallest",
+        "the k smallest |d| are averaged, not the k largest",
+        {"phi": lambda v: per_group(v, _largest_sizes(v.k, -1), v.d)},
+        _top,
+    ),
+    Mistake(
+        "largest alone",
+        "the scale is the largest |d| alone (k = 1), not the mean of the k largest",
+        {
+            "phi": lambda v: statistic(v, v.d, math.inf),
+            "h": lambda v: v.slope * gradient(v, v.d, math.inf),
+        },
+        _top,
+    ),
+    Mistake(
+        "median",
+        "the values are centred at their median, not at their mean",
+        {"mu": lambda v: np.median(v.x, axis=v.axes, keepdims=True)},
         _any,
+    ),
+    Mistake(
+        "no mean at all",
+        "no mean is subtracted anywhere (RMS norm): d = x, and dx has no term through the mean",
+        {"mu": lambda v: 0 * v.mu0, "dx": lambda v: (v.g - v.T * v.h) / v.s},
+        _any,
+    ),
+    Mistake(
+        "statistics over the whole sample",
+        "the statistics are taken over all axes but the first, not over the normalized axis alone",
+        {"axes": lambda v: tuple(range(1, v.x.ndim))},
+        _layer,
     ),
     Mistake(
         "scale from x",
@@ -437,6 +490,53 @@ BACKWARD: tuple[Mistake, ...] = (
         "the last division of dx is by the scale without eps",
         {"dx": lambda v: v.dx0 * v.s / _bare(v)},
         _any,
+    ),
+    Mistake(
+        "eps elsewhere in the last division",
+        "the last division of dx is by another scale than the forward's: eps is in another place "
+        "(inside the root against outside of it)",
+        {"dx": lambda v: v.dx0 * v.s / _other_place(v)},
+        _any,
+    ),
+    Mistake(
+        "x_hat without eps in the backward",
+        "the backward computes x_hat again, without eps: T and dgamma do not use the x_hat of the "
+        "forward",
+        {
+            "T": lambda v: total(v, v.g * v.d / _bare(v)),
+            "dgamma": lambda v: parameter_sum(v, v.dy * v.d / _bare(v)),
+        },
+        _any,
+    ),
+    Mistake(
+        "sign of x",
+        "the gradient of the statistic is taken at x, not at the deviations: sign(x) where "
+        "sign(d) belongs",
+        {"h": lambda v: v.slope * gradient(v, v.x, v.p)},
+        _off_centre,
+    ),
+    Mistake(
+        "gamma outside",
+        "gamma multiplies dx at the end, as in batch norm: in layer norm it differs within a "
+        "group, so it belongs inside the means, g = gamma dy",
+        {
+            "dx": lambda v: (
+                v.gamma
+                * (v.dy - mean(v, v.dy) - total(v, v.dy * v.x_hat) * (v.h - mean(v, v.h)))
+                / v.s
+            )
+        },
+        _layer,
+    ),
+    Mistake(
+        "gamma twice in T",
+        "gamma is multiplied in twice in the term that comes through the scale, T (h - mean(h))",
+        {
+            "dx": lambda v: (
+                (v.g - mean(v, v.g) - v.gamma * v.T * (v.h - mean(v, v.h))) / v.s
+            )
+        },
+        _batch,
     ),
     Mistake(
         "no sign",

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from lpnorm.verify import cases, laws, running, ties
-from lpnorm.verify.candidates import Candidate, CannotRun
+from lpnorm.verify.candidates import Candidate, CannotRun, JaxFunction
 from lpnorm.verify.cases import Case, Layout
 from lpnorm.verify.diagnosis import Diagnosis, diagnose, explains
-from lpnorm.verify.recognise import Recognised, recognise
+from lpnorm.verify.mistakes import NO_CONSTANT
+from lpnorm.verify.recognise import CONSTANTS, Recognised, recognise
 from lpnorm.verify.reference import Arithmetic, arithmetics
 from lpnorm.verify.report import Check, Report
 from lpnorm.verify.trials import Error, Trial, call, errors, judge, overflows
@@ -41,10 +42,14 @@ class Settings:
 class NormChecks:
     """A candidate under judgement: which dtypes and shapes it takes, and its conventions."""
 
+    said: tuple[Diagnosis, ...] = ()  # the known mistakes found so far
+    repeats = True  # two calls give the same
+
     def __init__(self, candidate: Candidate, settings: Settings, report: Report) -> None:
         self.candidate, self.settings, self.report = candidate, settings, report
         self.p, self.layer = settings.p, settings.layer
-        self.groups = candidate.groups or cases.GROUPS
+        # layer norm has its groups on several axes: 6 = 3 x 2, so that none of three has length 1
+        self.groups = candidate.groups or (6 if self.layer == "layer_norm" else cases.GROUPS)
         self.dtypes: list[str] = []
         self.layouts: list[Layout] = []
         self.refused: dict[str, str] = {}
@@ -124,7 +129,13 @@ class NormChecks:
         why = "random values, upstream gradient and parameters: every formula shows here"
         yield made("random values", why, rows)
         for other in self.layouts[1:]:
-            yield made(f"random values, {other.ndim} axes", why, rows, other)
+            spread = rows
+            if self.layer == "layer_norm" and other.ndim > 3:
+                spread = cases.gaps(self.n(), 3 * 2 ** (other.ndim - 2))
+            yield made(f"random values, {other.ndim} axes", why, spread, other)
+        if dtype != "float16":
+            why = "a mean as large as the deviations: x in the place of d shows"
+            yield made("shifted values", why, rows + 0.5)
         if self.candidate.takes_eps and self.settings.eps is None:
             why = "eps = 0.25: in the right place, and the same one in the backward?"
             yield made("large eps", why, rows, eps=0.25)
@@ -144,7 +155,8 @@ class NormChecks:
             "deviations as small as eps: eps decides, also in the gradient",
             rows * small,
         )
-        if self.candidate.size is None and dtype == self.dtype:
+        cheap = dtype == self.dtype or not isinstance(self.candidate, JaxFunction)
+        if self.candidate.size is None and cheap:
             for n in (2, 3, 5):
                 if n >= cases.least(p):
                     why = "tiny groups: n and n - 1 differ most, and ties are certain"
@@ -214,6 +226,13 @@ class NormChecks:
             if self.conventions.place == "none":
                 words = f"{source}, but y is computed without any eps"
             yield Check("eps", "failed", "eps must be the one asked for", words, words)
+        if self.recognised.other_constant:
+            why = "the constant must be the one asked for"
+            used, asked = self.conventions.constant, self.settings.constant
+            words, compare = f"{CONSTANTS[used]} is used; {CONSTANTS[asked]} was asked for", ""
+            if used is None:
+                words, compare = NO_CONSTANT.diagnosis, NO_CONSTANT.compare
+            yield Check("constant", "failed", why, words, words, compare)
         self.report.conventions += self.recognised.said
 
     def values(self, dtype: str) -> Iterator[Check]:
@@ -223,9 +242,8 @@ class NormChecks:
             if trial.got is not None:
                 judge(trial, self.conventions)
         arithmetic, found = self.best_arithmetic(dtype, trials)
-        failing = [t for t in trials if id(t) in found and _fails(found[id(t)])]
         self._say_arithmetic(dtype, arithmetic, trials)
-        common = self.diagnosis(_telling(failing), found)
+        said = self._diagnoses(trials, found)
         for trial in trials:
             name, why = f"{trial.case.name}, {dtype}", trial.case.why
             if trial.got is None:
@@ -242,28 +260,72 @@ class NormChecks:
             if self._undefined_constant(trial):
                 continue
             detail = "; ".join(str(e) for e in worst if not e.fraction <= 1)
-            same = common and (trial in _telling(failing) or explains(common, trial))
-            said = common if same else self.diagnosis([trial], found)
-            said = said or Diagnosis("")
-            yield Check(name, "failed", why, detail, said.words, said.compare)
+            one = said.get(id(trial)) or Diagnosis("")
+            yield Check(name, "failed", why, detail, one.words, one.compare)
+
+    def _diagnoses(
+        self, trials: list[Trial], found: dict[int, list[Error]]
+    ) -> dict[int, Diagnosis]:
+        """What is wrong in each failing trial: one diagnosis for as many as possible.
+
+        First what was found in another dtype, then one for all the telling trials, then one for
+        those that these do not explain.
+        """
+        left = [t for t in trials if id(t) in found and _fails(found[id(t)])]
+        said: dict[int, Diagnosis] = {}
+        shapes = [t for t in left if any(e.shape for e in found[id(t)])]
+        for trial in shapes:
+            words = "; ".join(e.shape for e in found[id(trial)] if e.shape)
+            said[id(trial)] = Diagnosis(words)
+        left = [t for t in left if t not in shapes]
+        ran = {t.case.name for t in trials if id(t) in found and t not in left}
+        for search in range(3):
+            if not left:
+                break
+            one = None if search else self._known(left, found)
+            telling = _telling(left)
+            one = one or self.diagnosis(telling, found)
+            if one is None and search == 0 and len(telling) > 1:
+                telling = telling[:1]
+                one = self.diagnosis(telling, found)
+            if one is None:
+                break
+            if one.known and one not in self.said:
+                self.said = (*self.said, one)
+            for trial in list(left):
+                if trial in telling or explains(one, trial, _wrong(found[id(trial)])):
+                    said[id(trial)] = one
+                    left.remove(trial)
+        for trial in left:
+            if "random values" in ran and not said:
+                said[id(trial)] = Diagnosis(_hint(trial.case.name))
+        return said
+
+    def _known(self, left: list[Trial], found: dict[int, list[Error]]) -> Diagnosis | None:
+        """A diagnosis of another dtype that explains the telling trials here too."""
+        for one in self.said:
+            if all(explains(one, t, _wrong(found[id(t)])) for t in _telling(left)):
+                return one
+        return None
 
     def diagnosis(
         self, trials: list[Trial], found: dict[int, list[Error]], closely: float = 1.0
     ) -> Diagnosis | None:
-        wrong = [e.name for t in trials for e in found[id(t)] if not e.fraction <= 1]
-        once = list(dict.fromkeys(wrong))
+        once = list(dict.fromkeys(name for t in trials for name in _wrong(found[id(t)])))
         fits = self.recognised.fits and self.recognised.tightly
         return diagnose(trials, self.layer, self.conventions, fits, once, closely)
+
+    def errors(self, trial: Trial, arithmetic: Arithmetic) -> list[Error]:
+        return errors(trial, self.conventions, arithmetic, self.settings.eps is not None)
 
     def best_arithmetic(
         self, dtype: str, trials: list[Trial]
     ) -> tuple[Arithmetic, dict[int, list[Error]]]:
         """The most exact arithmetic that explains most trials, and the errors under it."""
         best: tuple[int, Arithmetic, dict[int, list[Error]]] | None = None
+        ran = [t for t in trials if t.got is not None]
         for arithmetic in arithmetics(dtype):
-            found = {
-                id(t): errors(t, self.conventions, arithmetic) for t in trials if t.got is not None
-            }
+            found = {id(t): self.errors(t, arithmetic) for t in ran}
             count = sum(_fails(each) for each in found.values())
             if best is None or count < best[0]:
                 best = (count, arithmetic, found)
@@ -274,9 +336,10 @@ class NormChecks:
             # float16 sums explain much. A candidate that equals a known mistake far more closely
             # than such sums could make it is that mistake.
             usual = arithmetics(dtype)[0]
-            found = {id(t): errors(t, self.conventions, usual) for t in trials if t.got is not None}
-            failing = _telling([t for t in trials if id(t) in found and _fails(found[id(t)])])
-            if self.diagnosis(failing, found, closely=0.1):
+            found = {id(t): self.errors(t, usual) for t in ran}
+            telling = _telling([t for t in ran if _fails(found[id(t)])])
+            known = (all(explains(d, t, closely=0.1) for t in telling) for d in self.said)
+            if any(known) or self.diagnosis(telling, found, closely=0.1):
                 return usual, found
         return best[1], best[2]
 
@@ -288,12 +351,16 @@ class NormChecks:
                 f"in {dtype} y is computed as a x + b, which loses digits where the mean is large"
             )
         for trial in trials:
-            if trial.want is None:
+            if trial.want is None or trial.got is None:
                 continue
             gone = overflows(trial, self.conventions)
             for name in gone:
                 got = getattr(trial.got, name)
-                if got is not None and not np.all(np.isfinite(got[gone[name]])):
+                if got is None or got.shape != gone[name].shape:
+                    continue
+                if name == "y" and self.settings.eps is not None:
+                    continue
+                if not np.all(np.isfinite(got[gone[name]])):
                     self.report.notes.append(
                         f"in {dtype} {name} is NaN or infinite where the scale is very small "
                         "(1 / s^2 does not fit): take a larger eps there"
@@ -317,9 +384,14 @@ class NormChecks:
         return False
 
     def _raised(self, trial: Trial, name: str) -> Check:
-        if trial.case.name == "n = 1":
-            return Check(name, "skipped", trial.case.why, f"it refuses n = 1 ({trial.raised})")
         words = f"it raised {trial.raised}"
+        if trial.case.name == "n = 1":
+            alone = call(self.candidate, trial.case, backward=False)
+            if alone.got is None:
+                self.report.notes.append(f"it refuses n = 1 ({trial.raised})")
+                return Check(name, "skipped", trial.case.why, "it refuses n = 1")
+            if self.candidate.pair:
+                words = f"its forward takes n = 1, but its backward raised {trial.raised}"
         return Check(name, "failed", trial.case.why, words, words)
 
 
@@ -327,15 +399,43 @@ def _fails(found: list[Error]) -> bool:
     return any(not e.fraction <= 1 for e in found)
 
 
+def _wrong(found: list[Error]) -> list[str]:
+    return [e.name for e in found if not e.fraction <= 1]
+
+
 def _telling(failing: list[Trial]) -> list[Trial]:
     """Of the failing trials those that tell mistakes apart (n = 2 does not: n - 1 = 1)."""
     usual = (
         "random values",
+        "shifted values",
         "large eps",
         "small magnitude",
         *(f"tiny groups, n = {n}" for n in (3, 5)),
     )
-    return [t for t in failing if t.case.name in usual] or failing[:1]
+    found = [t for t in failing if t.case.name in usual]
+    axes = [t for t in failing if t.case.name.startswith("random values, ")]
+    return found or axes or failing[:1]
+
+
+HINTS = {
+    "random values, ": "wrong only in some arrays of more or fewer axes: look at the axes that are "
+    "reduced, and at what counts the values",
+    "offset": "wrong only where the mean is far above the deviations: digits cancel, as in a "
+    "variance computed as E[x^2] - E[x]^2",
+    "large": "wrong only for large values: something overflows, or is clipped",
+    "small": "wrong only where the deviations are as small as eps: look at the place of eps in the "
+    "gradient, at underflow, and for clipping",
+    "tiny": "wrong only in tiny groups: ties are certain there, and a count may be off by one",
+    "many": "wrong only in large groups: sums lose digits, or the count does",
+    "constant": "wrong only where all values of a group are equal: look for a division by 0",
+    "one channel": "wrong only where one group varies and others are constant: the groups mix, or "
+    "something is divided by 0",
+    "n = 1": "wrong only for groups of one value",
+}
+
+
+def _hint(name: str) -> str:
+    return next((words for start, words in HINTS.items() if name.startswith(start)), "")
 
 
 def varied(case: Case, **arrays: Any) -> Case:

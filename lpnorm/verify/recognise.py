@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lpnorm.verify import cases
-from lpnorm.verify.candidates import Candidate
+from lpnorm.verify.candidates import Candidate, Raised
 from lpnorm.verify.cases import Case, Layout
 from lpnorm.verify.reference import (
     Conventions,
@@ -24,6 +24,7 @@ from lpnorm.verify.reference import (
     expected,
     places,
 )
+from lpnorm.verify.trials import seen
 
 Array = np.ndarray
 WORDS = {
@@ -51,6 +52,7 @@ class Recognised:
     eps_used: float | None = None  # another eps than was asked for
     said: list[str] = field(default_factory=list)
     tightly: bool = True  # within the bounds of the most exact arithmetic
+    other_constant: bool = False  # not the one that was asked for
 
 
 def recognise(
@@ -64,6 +66,7 @@ def recognise(
 ) -> Recognised:
     """eps, constant: what was asked for; None and the string "any" where nothing was."""
     n = candidate.size or cases.typical(p)
+    rows = cases.gaps(n, groups)
     asked = candidate.eps if eps is None else eps
     probing = _probes(candidate, p, layout, dtype, groups, n, asked, eps is not None)
     known = constants(p) if constant == "any" else [constant]
@@ -73,13 +76,19 @@ def recognise(
         return Recognised(usual, False)
     if own is not None or candidate.takes_eps:
         # an eps that was asked for, given, or is the module's own must be used
-        formulas = _formulas(p, known, own != 0)
-        found = _best(probing, [Conventions(p, place, c, own) for c, place in formulas])
-        if found is not None:
+        for constants_ in (known, _others(p, n, known)):
+            formulas = _formulas(p, constants_, own != 0)
+            found = _best(probing, [Conventions(p, place, c, own) for c, place in formulas])
+            if found is None or (constants_ != known and not found[1]):
+                continue
             formula, tightly = found
             if formula.eps == 0:
                 formula = replace(formula, place="none")
-            return Recognised(formula, True, None, _words(formula, constant), tightly)
+            said = _words(formula, constant)
+            if dtype == "float64" and _single(candidate, formula, layout, rows):
+                formula = replace(formula, single=True)
+                said.append("eps is rounded to float32")
+            return Recognised(formula, True, None, said, tightly, constants_ != known)
     for c, place in _formulas(p, known, False):  # an eps of its own
         estimate = _estimate(candidate, p, layout, dtype, groups, n, place, c)
         if place != "none" and not 0 < estimate < 1e3:
@@ -93,6 +102,36 @@ def recognise(
                 said.append(f"eps is {tried.eps:.6g}")
             return Recognised(tried, True, used, said)
     return Recognised(usual, False)
+
+
+def _others(p: Any, n: int, known: list[Any]) -> list[Any]:
+    """The constants that are not what was asked for."""
+    place = default_place(p)
+    asked = [Conventions(p, place, c).c(n) for c in known]
+    return [
+        c for c in constants(p) if min(abs(Conventions(p, place, c).c(n) - a) for a in asked) > 1e-9
+    ]
+
+
+def _single(candidate: Candidate, formula: Conventions, layout: Layout, rows: Array) -> bool:
+    """Was eps rounded to float32? Seen in float64, where the deviations are as small as eps."""
+    eps = 1e-5 if formula.eps is None else formula.eps
+    if formula.place == "none" or eps == float(np.float32(eps)):
+        return False
+    power = {"root": 2, "moment": formula.p}.get(formula.place, 1)
+    small = 2.0 ** np.round(np.log2(eps) / power)
+    case = cases.build("probe", "", rows * small, layout, "float64", eps)
+    try:
+        y = candidate.run(case.x, case.gamma, case.beta, eps, None).y
+    except Raised:
+        return False
+    fits = []
+    for each in (formula, replace(formula, single=True)):
+        of = seen(candidate, case)
+        want = expected(of, each)
+        limit = 2 * allowed(of, want, each, arithmetics("float64")[-1])["y"]
+        fits.append(y.shape == limit.shape and bool(np.all(abs(y - want.y) <= limit)))
+    return fits == [False, True]
 
 
 def _formulas(p: Any, known: list[Any], strict: bool) -> Iterator[tuple[Any, str]]:
@@ -140,16 +179,12 @@ def _probes(
         case = cases.build("probe", "", rows * scale, layout, dtype, each)
         try:
             y = candidate.run(case.x, case.gamma, case.beta, each, None).y
-        except Exception:
+        except Raised:
             return None
         if y.shape != case.x.shape:
             return None
-        found.append((_without_affine(case, candidate), y.astype("float64")))
+        found.append((seen(candidate, case), y.astype("float64")))
     return found
-
-
-def _without_affine(case: Case, candidate: Candidate) -> Case:
-    return case if candidate.affine else cases.plain(case)
 
 
 def _best(
@@ -198,9 +233,9 @@ def _estimate(
     case = cases.build("probe", "", rows, layout, dtype, 1e-5)
     try:
         y = candidate.run(case.x, case.gamma, case.beta, 1e-5, None).y.astype("float64")
-    except Exception:
+    except Raised:
         return float("nan")
-    case = _without_affine(case, candidate)
+    case = seen(candidate, case)
     wide = [layout.wide(a.astype("float64"), y.shape) for a in (case.gamma, case.beta)]
     x_hat = layout.rows((y - wide[1]) / wide[0])
     d = layout.rows(case.x.astype("float64"))

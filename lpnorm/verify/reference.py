@@ -37,6 +37,7 @@ class Conventions:
     place: str
     constant: str | None = "paper"
     eps: float | None = None
+    single: bool = False  # eps was rounded to float32
 
     def c(self, n: int) -> float:
         return _constant(self.p, n, self.constant)
@@ -44,7 +45,8 @@ class Conventions:
     def eps_of(self, case: Case) -> float:
         if self.place == "none":
             return 0.0
-        return case.eps if self.eps is None else self.eps
+        eps = case.eps if self.eps is None else self.eps
+        return float(np.float32(eps)) if self.single else eps
 
     @property
     def eps_place(self) -> str:

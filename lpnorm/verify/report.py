@@ -26,6 +26,7 @@ class Check:
     detail: str = ""
     diagnosis: str = ""
     compare: str = ""
+    general: bool = False  # a law that many mistakes break: it says that, not what is wrong
 
 
 @dataclass
@@ -64,9 +65,31 @@ class Report:
 
     @property
     def diagnoses(self) -> list[str]:
-        """The different diagnoses, most often given first."""
-        given = [check.diagnosis for check in self.failures if check.diagnosis]
+        """The different diagnoses, most often given first; those of laws only if there is no other.
+
+        A law that many mistakes break ("dx does not sum to 0") follows from what is wrong.
+        """
+        named = [check for check in self.failures if check.diagnosis]
+        specific = [check for check in named if not check.general]
+        given = [check.diagnosis for check in specific or named]
         return sorted(dict.fromkeys(given), key=lambda d: -given.count(d))
+
+    def _causes(self) -> list[tuple[Check, list[Check]]]:
+        """The failing checks, those with one diagnosis together: the first, and the others.
+
+        What has no diagnosis of its own, and the laws, follow from the first cause.
+        """
+        told = self.diagnoses
+        causes: dict[str, list[Check]] = {}
+        for check in self.failures:
+            if check.diagnosis in told:
+                causes.setdefault(check.diagnosis, []).append(check)
+        left = [check for check in self.failures if check.diagnosis not in told]
+        found = [(checks[0], checks[1:]) for checks in causes.values()]
+        if not found:
+            return [(left[0], left[1:])] if left else []
+        found[0][1].extend(left)
+        return found
 
     def to_json(self) -> str:
         """The report as a JSON object, keys sorted."""
@@ -98,19 +121,18 @@ class Report:
             lines += wrap("- " + diagnosis, 2, 4)
         for note in self.notes:
             lines += wrap("Note: " + note, 0, 6)
-        shown: dict[str, Check] = {}
-        for check in self.failures:
-            same = shown.setdefault(check.diagnosis or check.check, check)
-            if same is not check:  # the same diagnosis again: one line
-                lines += wrap(f"WRONG  {check.check}: {check.detail}, as above", 0, 7)
-                continue
-            lines += ["", *(painted(line, "failed") for line in wrap(f"WRONG  {check.check}", 0))]
-            lines += wrap("tried: " + check.tried, 2, 9)
-            lines += wrap("found: " + check.detail, 2, 9)
-            if check.diagnosis:
-                lines += wrap("means: " + check.diagnosis, 2, 9)
-            if check.compare:
-                lines += wrap("right: " + check.compare, 2, 9)
+        for first, rest in self._causes():
+            lines += ["", *(painted(line, "failed") for line in wrap(f"WRONG  {first.check}", 0))]
+            lines += wrap("tried: " + first.tried, 2, 9)
+            lines += wrap("found: " + first.detail, 2, 9)
+            if first.diagnosis and first.diagnosis != first.detail:
+                lines += wrap("means: " + first.diagnosis, 2, 9)
+            if first.compare:
+                lines += wrap("right: " + first.compare, 2, 9)
+            if rest:
+                count = f"{len(rest)} other check{'s' if len(rest) > 1 else ''}"
+                names = ", ".join(check.check for check in rest)
+                lines += wrap(f"also wrong in {count}: {names}", 2, 4)
         others = [check for check in self.checks if check.status != "failed"]
         if others and self.failures:
             lines += ["", "What passed:"]

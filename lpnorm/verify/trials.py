@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
-from lpnorm.verify import cases
-from lpnorm.verify.candidates import Candidate, Outcome
+from lpnorm.verify.candidates import Candidate, Outcome, Raised
 from lpnorm.verify.cases import Case
 from lpnorm.verify.reference import Arithmetic, Conventions, allowed, expected, scale
 
@@ -26,6 +26,7 @@ class Trial:
     modified: str = ""  # the input it changed
     want: Outcome | None = None
     limits: dict[Arithmetic, dict[str, Array]] = field(default_factory=dict)
+    variants: dict[Any, dict[str, Array] | None] = field(default_factory=dict)  # see `diagnosis`
 
     def outputs(self) -> list[str]:
         """The names of what the candidate gives."""
@@ -70,14 +71,8 @@ def _short(value: float) -> str:
     return f"{value:.2g}" if value < 100 else f"{value:.1e}" if value >= 1e4 else f"{value:.0f}"
 
 
-def line(error: BaseException) -> str:
-    """An exception in one line."""
-    words = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {words[0][:120]}" if words else type(error).__name__
-
-
 def call(candidate: Candidate, case: Case, backward: bool = True) -> Trial:
-    """Run the candidate on a case. Whatever it raises is caught; its warnings are not ours."""
+    """Run the candidate on a case. What it raises is kept in words; its warnings are not ours."""
     given = {"x": case.x, "gamma": case.gamma, "beta": case.beta, "dy": case.dy}
     before = {name: a.copy() for name, a in given.items()}
     dy = case.dy if backward and candidate.has_backward else None
@@ -85,18 +80,29 @@ def call(candidate: Candidate, case: Case, backward: bool = True) -> Trial:
         warnings.simplefilter("ignore")
         try:
             got = candidate.run(case.x, case.gamma, case.beta, case.eps, dy)
-        except Exception as error:
-            return Trial(case, None, line(error))
-    trial = Trial(case, got)
+        except Raised as error:
+            return Trial(case, None, str(error))
+    kept = (None if a is None else np.array(a) for a in (got.y, got.dx, got.dgamma, got.dbeta))
+    y, dx, dgamma, dbeta = kept  # copies: a candidate may use its arrays again
+    assert y is not None
+    trial = Trial(case, Outcome(y, dx, dgamma, dbeta), modified=got.modified)
     for name, a in given.items():
         if not np.array_equal(a, before[name], equal_nan=True):
             trial.modified = name
             a.setflags(write=True)
             a[...] = before[name]
+    trial.case = seen(candidate, case)
     if not candidate.affine:
-        trial.case = cases.plain(case)
-        trial.got = Outcome(got.y, got.dx)
+        trial.got = Outcome(y, dx)
     return trial
+
+
+def seen(candidate: Candidate, case: Case) -> Case:
+    """The case as a candidate sees it that may have no gamma or no beta."""
+    if candidate.affine and candidate.shift:
+        return case
+    gamma = case.gamma if candidate.affine else np.ones_like(case.gamma)
+    return replace(case, gamma=gamma, beta=np.zeros_like(case.beta))
 
 
 def judge(trial: Trial, conventions: Conventions) -> None:
@@ -105,13 +111,18 @@ def judge(trial: Trial, conventions: Conventions) -> None:
         trial.want = expected(trial.case, conventions)
 
 
-def errors(trial: Trial, conventions: Conventions, arithmetic: Arithmetic) -> list[Error]:
+def errors(
+    trial: Trial, conventions: Conventions, arithmetic: Arithmetic, eps_asked: bool = False
+) -> list[Error]:
     """The worst error of each output; a fraction above 1 is more than rounding explains.
 
     Values that the dtype cannot hold, or that are not defined, are not judged; nor is NaN where a
     right formula may meet 1 / s^2 (autograd's form) that the dtype cannot hold: see `overflows`.
+    eps_asked: the eps is the caller's wish, so y must be right even if 1 / eps does not fit.
     """
     excused = overflows(trial, conventions)
+    if eps_asked:
+        excused.pop("y", None)
     found = []
     for name in trial.outputs():
         got, want = trial.values(name)
@@ -151,7 +162,10 @@ def error(
     if top > 1:
         index = ", ".join(str(int(i)) for i in at)
         where = f" ({got.ravel()[worst]:.6g} instead of {want.ravel()[worst]:.6g} at [{index}])"
-    off = float(abs(got - want).ravel()[worst])
+    with np.errstate(all="ignore"):
+        off = float(abs(got - want).ravel()[worst])
+    if top == 0 and not np.isfinite(off):  # excused, or not to be judged
+        off = 0.0
     return Error(name, top, off, off / ulp if ulp else 0.0, where)
 
 

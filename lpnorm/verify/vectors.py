@@ -5,9 +5,8 @@ format version 1.0, little-endian, C order), and for all of them `cases.txt` (on
 `schema.json` and, last, `manifest.json`. A program reads the inputs and writes
 `<id>.<output>.out.npy` beside them; `lpnorm.verify.vectors_check` judges these.
 
-Expected values are the oracle's, in float64; bounds come from `bounds` and `weights`, rounded up to
-three digits. Every input is a float16 number, so the same in every dtype. The same version writes
-the same bytes.
+Expected values are the oracle's for the inputs as they are, in float64; bounds come from `bounds`
+and `weights`, rounded up to three digits. The same version writes the same bytes.
 """
 
 from __future__ import annotations

@@ -398,8 +398,8 @@ MISTAKES: tuple[Mistake, ...] = (
     ),
     Mistake(
         "Nesterov off by one",
-        "Nesterov's look-ahead uses the buffer before it was updated, u = g + momentum b_old, which "
-        "is b: no look-ahead at all",
+        "Nesterov's look-ahead uses the buffer before it was updated, u = g + momentum b_old: that "
+        "is b, no look-ahead at all",
         {"u": lambda v: v.b},
         DESCENT,
     ),
