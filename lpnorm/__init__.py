@@ -4,6 +4,9 @@ Batch norm, layer norm and weight norm in any Lp norm, Top-k and Range, forward 
 without autodiff, on NumPy and CuPy arrays; SGD with decay; a small engine to train with them.
 """
 
+import importlib
+from typing import Any
+
 from lpnorm import decay, nn
 from lpnorm.arrays import Accumulate
 from lpnorm.batchnorm import (
@@ -44,3 +47,10 @@ __all__ = [
     "weight_norm",
     "weight_norm_backward",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`lpnorm.verify` on first use: the judge is not loaded with the library."""
+    if name == "verify":
+        return importlib.import_module("lpnorm.verify")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

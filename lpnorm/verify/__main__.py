@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,18 @@ def main(request: str, answer: str) -> int:
         result["text"], result["colour"] = report.text(), report.text(colour=True)
         if not report.ran:
             result["error"] = report.failures[0].detail
-    except (CannotRun, ValueError, TypeError) as error:
+    except CannotRun as error:
         result = {"ok": False, "ran": False, "error": str(error).splitlines()[0]}
+    except Exception as error:
+        # `check` names wrong arguments at once; what is raised further in is the judge's own
+        inside = any(
+            frame.name == "_all_checks" for frame in traceback.extract_tb(error.__traceback__)
+        )
+        words = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if inside or not isinstance(error, (ValueError, TypeError)):
+            traceback.print_exc()
+            words = f"an error of the judge, not of the candidate ({line(error)})"
+        result = {"ok": False, "ran": False, "error": words}
     with atomic(answer) as path:
         path.write_text(json.dumps(result), encoding="utf-8")
     return 0

@@ -62,7 +62,8 @@ class Outcome:
     dx: Array | None = None
     dgamma: Array | None = None
     dbeta: Array | None = None
-    modified: str = ""  # the input it changed, where that is not to be seen in the array itself
+    # the input it changed, where that is not to be seen in the array itself
+    modified: str = field(default="", kw_only=True)
 
 
 class Candidate:
@@ -339,7 +340,7 @@ class Pair(Candidate):
         y, cache = self.call_forward(x, gamma, beta, eps)
         if self.backward is None or dy is None:
             return Outcome(y, modified=self.changed)
-        return Outcome(y, *self.call_backward(dy, cache), self.changed)
+        return Outcome(y, *self.call_backward(dy, cache), modified=self.changed)
 
 
 def _modified(now: list[Array], of: dict[str, Array]) -> str:
@@ -372,14 +373,15 @@ class TorchFunction(Candidate):
         with theirs():
             y = self.forward(*inputs, eps)
             y = y[0] if isinstance(y, tuple) else y
-        changed = _modified([library.back(a) for a in inputs], {"x": x, "gamma": gamma, "beta": beta})
+        ours = {"x": x, "gamma": gamma, "beta": beta}
+        changed = _modified([library.back(a) for a in inputs], ours)
         if dy is None:
             return Outcome(_back(library, y), modified=changed)
         wanted, upstream = inputs if self.affine else inputs[:1], library.to(dy)
         with theirs():
             gradients = torch.autograd.grad(y, wanted, upstream.to(y.dtype), allow_unused=True)
         given = [None if g is None else library.back(g) for g in gradients]
-        return Outcome(_back(library, y), *[*given, None, None][:3], changed)
+        return Outcome(_back(library, y), *given, modified=changed)
 
 
 class JaxFunction(Candidate):
@@ -505,7 +507,7 @@ class TorchModule(Candidate):
             result.append(
                 None if gradient is None else library.back(gradient).reshape(values.shape)
             )
-        return Outcome(_back(library, y), *result, changed)
+        return Outcome(_back(library, y), *result, modified=changed)
 
 
 # ---- which kind is it? ------------------------------------------------------------------------

@@ -30,7 +30,7 @@ Array = np.ndarray
 
 
 def checks(judge_: NormChecks) -> Iterator[Check]:
-    """Every law on the widest dtype; a law that raises fails."""
+    """Every law on the widest dtype; a law that raises fails. (`same_bits` goes before all.)"""
     steps: list[Callable[[NormChecks], Iterator[Check]]] = [
         _taylor,
         _sums,
@@ -38,7 +38,6 @@ def checks(judge_: NormChecks) -> Iterator[Check]:
         _independence,
         _permutation,
         _layouts,
-        _same_bits,
         _results_stay,
         _caches,
         _nan,
@@ -271,7 +270,8 @@ def _layouts(j: NormChecks) -> Iterator[Check]:
         trial = call(j.candidate, replace(case, **arrays))
         if trial.got is None:
             words = f"it raised {trial.raised}"
-            yield Check(name, "failed", why, words, words)
+            known = bool(j.modified)  # then it follows
+            yield Check(name, "failed", why, words, words, general=known)
             continue
         for output in trial.outputs():
             want, got = _f(getattr(one.got, output)), _f(getattr(trial.got, output))
@@ -279,7 +279,7 @@ def _layouts(j: NormChecks) -> Iterator[Check]:
             if limit.shape != want.shape:
                 continue
             words = f"{output} depends on the memory layout"
-            check = _compare(name, why, got, want, limit, words, general=False)
+            check = _compare(name, why, got, want, limit, words, not j.repeats or j.values_wrong)
             if check.status == "failed":
                 yield check
                 break
@@ -288,20 +288,21 @@ def _layouts(j: NormChecks) -> Iterator[Check]:
     why = "a caller's arrays must stay as they were"
     for each in (one, call(j.candidate, _case(j, 2.0))):
         if each.modified:
-            words = f"{each.modified} is modified"
+            words = f"{each.modified} is modified: a caller's array must stay as it was"
             yield Check("inputs unmodified", "failed", why, words, words)
             return
     yield Check("inputs unmodified", "passed", why, "they do")
 
 
-def _same_bits(j: NormChecks) -> Iterator[Check]:
+def same_bits(j: NormChecks) -> Iterator[Check]:
     """Two calls with the same arrays give the same bits."""
     why = "two calls with the same arrays must give the same bits: nothing random, no state"
-    case = _case(j)
-    one = _try(j, case)
-    _try(j, _case(j, 3.0, 1.0))
-    j.repeats = True
-    for other in (_try(j, case), _try(j, case)):
+    case = _case(j, 1 / 3, 0.1)  # no sum is exact, so that the order of the terms shows
+    one = call(j.candidate, case)
+    call(j.candidate, _case(j, 3.0, 1.0))
+    for other in (call(j.candidate, case) for _ in range(4)):
+        if one.got is None or other.got is None:
+            return  # it raises: that comes up where values are judged
         for name in one.outputs():
             a, b = getattr(one.got, name), getattr(other.got, name)
             if a.shape != b.shape or not np.array_equal(a, b, equal_nan=True):
@@ -343,7 +344,8 @@ def _nan(j: NormChecks) -> Iterator[Check]:
     found = np.isfinite(case.layout.rows(_f(trial.got.y)))
     if np.any(found[0]):
         words = "NaN in x is hidden: y is finite in that channel (sample, in layer norm)"
-        yield Check("NaN", "failed", why, words, words)
+        known = not all(f.general for f in j.report.failures) or j.values_wrong
+        yield Check("NaN", "failed", why, words, words, general=known)
         return
     if not np.all(found[1:]):
         j.report.notes.append("NaN in one channel (sample, in layer norm) spreads to the others")
@@ -366,6 +368,7 @@ def _caches(j: NormChecks) -> Iterator[Check]:
         for name, gradient in zip(("dx", "dgamma", "dbeta"), gradients, strict=True):
             want = getattr(alone.got, name)
             if want is not None and not np.array_equal(_f(gradient), _f(want), equal_nan=True):
-                yield Check("caches", "failed", why, f"{name} differs", words)
+                known = bool(j.modified) or j.values_wrong
+                yield Check("caches", "failed", why, f"{name} differs", words, general=known)
                 return
     yield Check("caches", "passed", why, "they are")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,30 @@ def _other_place(v: Any) -> Any:
     """The scale with eps in the other of the two usual places."""
     place = "added" if v.place == "root" else "root"
     return with_eps(v.phi, v.p, v.eps, v.C, place)[0]
+
+
+def _everywhere(v: Any) -> Any:
+    """The statistic over the whole array, in the shape of v.phi."""
+    every = SimpleNamespace(axes=tuple(range(v.x.ndim)))
+    return np.broadcast_to(per_group(every, lambda d: _moment(d, v.p), v.d), v.phi0.shape)
+
+
+def _moment(d: Any, p: float) -> Any:
+    return (abs(d) ** p).mean(axis=1, keepdims=True) ** (1 / p)
+
+
+def _as_rows(v: Any, a: Any, f: Callable[[Any], Any]) -> Any:
+    """f of the rows of a, as if channels were the first axis; in a's shape."""
+    rows = a.reshape(a.size // v.n, -1)
+    return np.broadcast_to(f(rows), rows.shape).reshape(a.shape)
+
+
+def _channel(v: Any, parameter: Any) -> Any:
+    return _as_rows(v, v.x, lambda rows: np.reshape(parameter, (-1, 1)))
+
+
+def _less_first_mean(v: Any) -> Any:
+    return v - v.mean(axis=0, keepdims=True)
 
 
 def _detached(v: Any) -> Any:
@@ -273,12 +298,6 @@ FORWARD: tuple[Mistake, ...] = (
         _any,
     ),
     Mistake(
-        "statistics over the whole sample",
-        "the statistics are taken over all axes but the first, not over the normalized axis alone",
-        {"axes": lambda v: tuple(range(1, v.x.ndim))},
-        _layer,
-    ),
-    Mistake(
         "scale from x",
         "the scale is measured on x, not on the deviations d = x - mean(x)",
         {"phi": lambda v: statistic(v, v.x, v.p)},
@@ -289,6 +308,23 @@ FORWARD: tuple[Mistake, ...] = (
         "the mean is not subtracted: y is gamma x / s + beta",
         {"x_hat": lambda v: v.x / v.s},
         _any,
+    ),
+    Mistake(
+        "reshape without transpose",
+        "x was reshaped to (channels, -1) without moving the channels to the front: its rows mix "
+        "the channels",
+        {
+            "mu": lambda v: _as_rows(v, v.x, lambda rows: rows.mean(axis=1, keepdims=True)),
+            "phi": lambda v: _as_rows(v, v.d, lambda rows: _moment(rows, v.p)),
+            "y": lambda v: _channel(v, v.gamma) * v.x_hat + _channel(v, v.beta),
+        },
+        lambda layer, p: layer == "batch_norm" and _finite(layer, p),
+    ),
+    Mistake(
+        "one scale",
+        "one scale for all groups: the statistic is taken over the whole array",
+        {"phi": lambda v: _everywhere(v)},
+        _finite,
     ),
     Mistake(
         "statistics per sample",
@@ -513,7 +549,7 @@ BACKWARD: tuple[Mistake, ...] = (
         "the gradient of the statistic is taken at x, not at the deviations: sign(x) where "
         "sign(d) belongs",
         {"h": lambda v: v.slope * gradient(v, v.x, v.p)},
-        _off_centre,
+        lambda layer, p: _finite(layer, p) and p != 2,
     ),
     Mistake(
         "gamma outside",
@@ -529,13 +565,15 @@ BACKWARD: tuple[Mistake, ...] = (
         _layer,
     ),
     Mistake(
+        "batch size as n",
+        "the means in dx divide by the number of samples, not by the n values normalized together",
+        {"dx": lambda v: (v.g - (total(v, v.g) + v.T * v.n * v.h) / v.x.shape[0]) / v.s},
+        lambda layer, p: layer == "layer_norm" and p == 2,
+    ),
+    Mistake(
         "gamma twice in T",
         "gamma is multiplied in twice in the term that comes through the scale, T (h - mean(h))",
-        {
-            "dx": lambda v: (
-                (v.g - mean(v, v.g) - v.gamma * v.T * (v.h - mean(v, v.h))) / v.s
-            )
-        },
+        {"dx": lambda v: (v.g - mean(v, v.g) - v.gamma * v.T * (v.h - mean(v, v.h))) / v.s},
         _batch,
     ),
     Mistake(
@@ -651,6 +689,30 @@ BACKWARD: tuple[Mistake, ...] = (
         _any,
     ),
 )
+
+
+# These do not show in arrays of two axes.
+MORE_AXES: tuple[Mistake, ...] = (
+    Mistake(
+        "statistics over the whole sample",
+        "the statistics are taken over all axes but the first, not over the normalized axis alone",
+        {"axes": lambda v: tuple(range(1, v.x.ndim))},
+        _layer,
+    ),
+    Mistake(
+        "mean over the first axis",
+        "in dx the mean is taken over the first axis only, not over all axes but the channels",
+        {"dx": lambda v: _less_first_mean(v.g - v.T * v.h) / v.s},
+        _batch,
+    ),
+    Mistake(
+        "dgamma averaged over positions",
+        "dgamma is averaged over the positions and summed over the samples: it is a sum over both",
+        {"dgamma": lambda v: v.dgamma0 * v.x.shape[0] / v.n},
+        _batch,
+    ),
+)
+CATALOGUE = FORWARD + BACKWARD + MORE_AXES
 
 
 def gradient_terms(v: Any) -> Any:

@@ -79,12 +79,11 @@ class Report:
 
         What has no diagnosis of its own, and the laws, follow from the first cause.
         """
-        told = self.diagnoses
         causes: dict[str, list[Check]] = {}
+        left: list[Check] = []
         for check in self.failures:
-            if check.diagnosis in told:
-                causes.setdefault(check.diagnosis, []).append(check)
-        left = [check for check in self.failures if check.diagnosis not in told]
+            named = check.diagnosis and not check.general
+            (causes.setdefault(check.diagnosis, []) if named else left).append(check)
         found = [(checks[0], checks[1:]) for checks in causes.values()]
         if not found:
             return [(left[0], left[1:])] if left else []
@@ -119,29 +118,43 @@ class Report:
         lines += [painted(line, status) for line in wrap("Verdict: " + self.verdict, 0, 9)]
         for diagnosis in self.diagnoses:
             lines += wrap("- " + diagnosis, 2, 4)
+        if self.failures and self.conventions:
+            lines += wrap("Conventions: " + "; ".join(self.conventions), 0, 13)
         for note in self.notes:
             lines += wrap("Note: " + note, 0, 6)
-        for first, rest in self._causes():
+        for first, others in self._causes():
             lines += ["", *(painted(line, "failed") for line in wrap(f"WRONG  {first.check}", 0))]
             lines += wrap("tried: " + first.tried, 2, 9)
             lines += wrap("found: " + first.detail, 2, 9)
             if first.diagnosis and first.diagnosis != first.detail:
                 lines += wrap("means: " + first.diagnosis, 2, 9)
+            if not first.diagnosis:
+                lines += wrap("means: no known mistake gives these numbers", 2, 9)
             if first.compare:
                 lines += wrap("right: " + first.compare, 2, 9)
-            if rest:
-                count = f"{len(rest)} other check{'s' if len(rest) > 1 else ''}"
-                names = ", ".join(check.check for check in rest)
-                lines += wrap(f"also wrong in {count}: {names}", 2, 4)
-        others = [check for check in self.checks if check.status != "failed"]
-        if others and self.failures:
+            if others:
+                lines += wrap(f"also wrong in {_count(others)}: {_names(others)}", 2, 4)
+        rest = [check for check in self.checks if check.status != "failed"]
+        if rest and self.failures:
             lines += ["", "What passed:"]
-        elif others:
+        elif rest:
             lines.append("")
-        for check in others:
-            first = wrap(f"{WORDS[check.status]:5}  {check.check}: {check.detail or 'holds'}", 0, 7)
-            lines += [first[0].replace("ok", painted("ok", "passed"), 1), *first[1:]]
+        for check in rest:
+            words = wrap(f"{WORDS[check.status]:5}  {check.check}: {check.detail or 'holds'}", 0, 7)
+            lines += [words[0].replace("ok", painted("ok", "passed"), 1), *words[1:]]
         return "\n".join(lines)
+
+
+def _count(checks: list[Check]) -> str:
+    return f"{len(checks)} other check{'s' if len(checks) > 1 else ''}"
+
+
+def _names(checks: list[Check], most: int = 8) -> str:
+    """The names of checks, each kind once: without dtype and what else follows a comma."""
+    names = [check.check for check in checks]
+    kinds = list(dict.fromkeys(q if q.startswith("<") else q.split(", ")[0] for q in names))
+    more = f" and {len(kinds) - most} of other kinds" if len(kinds) > most else ""
+    return ", ".join(kinds[:most]) + more
 
 
 def wrap(text: str, indent: int, hanging: int | None = None) -> list[str]:

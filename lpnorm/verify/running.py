@@ -30,6 +30,7 @@ Array = np.ndarray
 HOLDS = {  # quantity: (what was asked for as `running`, in words)
     "scale": ("scale", "the scale, eps included"),
     "deviation": ("scale", "the scale without eps"),
+    "statistic": ("scale", "the statistic without the Gaussian constant C"),
     "unbiased deviation": ("scale", "the unbiased standard deviation"),
     "variance": ("variance", "the biased variance (the square of the scale without eps)"),
     "unbiased variance": ("variance", "the unbiased variance"),
@@ -115,6 +116,7 @@ class _Modes:
             "squared scale": s**2,
             "reciprocal": 1 / s,
             "plain reciprocal": 1 / plain,
+            "statistic": phi[:, 0],
         }
 
     @property
@@ -144,7 +146,10 @@ class _Modes:
         for name in self.names:
             found = self._recognise([b[name] for b in seen], batches)
             if isinstance(found, str):
-                yield Check(f"running statistics, {name}", "failed", WHY, found, f"{name} {found}")
+                words, known = f"{name} {found}", self.judge.values_wrong
+                yield Check(
+                    f"running statistics, {name}", "failed", WHY, words, words, general=known
+                )
                 continue
             held[name] = found
         yield from self._said(held, seen[0])
@@ -163,9 +168,8 @@ class _Modes:
             torch.use_deterministic_algorithms(before, warn_only=warn)
         names = [q for q, a in module.named_parameters() if bool(torch.isnan(a).any())]
         if names:
-            are = "is" if len(names) == 1 else "are"
             self.judge.report.conventions.append(
-                f"{' and '.join(names)} {are} uninitialised memory until somebody sets it"
+                f"{' and '.join(names)}: uninitialised memory until somebody sets it"
             )
 
     def _recognise(self, values: list[Array], batches: list[dict[str, Array]]) -> Any:
@@ -189,6 +193,20 @@ class _Modes:
             return next((quantity, meaning) for _, quantity, meaning in near)
         if all(np.array_equal(v, values[0]) for v in values):
             return "is never updated in training"
+        if all(np.array_equal(v, values[1]) for v in values[1:]):
+            return "is updated by the first batch only"
+        for quantity in quantities:
+            if all(np.allclose(v, b[quantity]) for v, b in zip(values[1:], batches, strict=True)):
+                return f"is not averaged: it holds the last batch's {quantity}"
+        c = self.judge.conventions.c(n)
+        if known and c != 1:
+            steps = zip(values, values[1:], batches, strict=False)
+            f = float(momentum or 0)
+            moved = [(o + f * (b["statistic"] - o), w) for o, w, b in steps]
+            if all(np.allclose(c * a, w) for a, w in moved):
+                return "is multiplied by C at every batch, the old average with it"
+            if all(np.allclose(a, w, rtol=1e-4) for a, w in moved):
+                return "averages the statistic without the Gaussian constant C"
         for quantity in quantities:
             first = batches[0][quantity] - values[0]
             with np.errstate(all="ignore"):
@@ -199,11 +217,7 @@ class _Modes:
                     return quantity, f"new share {f0:.4g}"
                 words = f"a new batch has the share {f0:.4g} in it: momentum is {momentum:g}"
                 return f"is averaged with another momentum: {words}"
-        if all(np.allclose(v, b["mean"]) for v, b in zip(values[1:], batches, strict=True)):
-            return "is not averaged: it holds the last batch's mean"
         for quantity in quantities:
-            if all(np.allclose(v, b[quantity]) for v, b in zip(values[1:], batches, strict=True)):
-                return f"is not averaged: it holds the last batch's {quantity}"
             total = values[0] + np.cumsum([b[quantity] * (momentum or 1) for b in batches], axis=0)
             if np.allclose(total, values[1:]):
                 return f"only adds up: the old {quantity} is not faded out"
@@ -230,6 +244,8 @@ class _Modes:
         for name, (quantity, _) in held.items():
             asked = judge.settings.running
             kind, words = HOLDS.get(quantity, ("mean", "the mean"))
+            if self.judge.conventions.place == "none":
+                words = words.removesuffix(", eps included")
             if asked is not None and kind not in (asked, "mean"):
                 text = f"{name} holds {words}; {asked} was asked for"
                 yield Check(f"running statistics, {name}", "failed", WHY, text, text)
@@ -265,6 +281,8 @@ class _Modes:
         if changed:
             words = f"evaluation changes {', '.join(changed)}"
             yield Check("evaluation leaves statistics", "failed", why, words, words)
+            if not np.array_equal(y, again):
+                return  # nothing to compare with
         if not np.array_equal(y, again):
             words = "two evaluations of the same x differ"
             yield Check("evaluation twice", "failed", why, words, words)
@@ -279,7 +297,8 @@ class _Modes:
                 yield Check(name, "passed", why, f"y = gamma (x - mean) / {right} + beta")
                 yield from self._alone(case.x, y)
                 return
-        words = self._what_it_does(case.x, y, mu, now, spread)
+        quantity = held[spread][0] if spread else ""
+        words = self._what_it_does(case.x, y, mu, now, spread, quantity)
         if unknown and words in (NOT_FOLLOWED, NOTHING_KNOWN):
             return  # the buffer was named above
         yield Check(name, "failed", why, words, words, "y = gamma (x - mean) / scale + beta")
@@ -298,6 +317,9 @@ class _Modes:
             }
         if "reciprocal" in quantity:
             return {"(1 / r)": ("", 1 / r), "(1 / r + eps)": ("", 1 / r + eps)}
+        if quantity == "statistic":
+            c = self.judge.conventions.c(max(8, cases.least(self.judge.p)))
+            return {"(C r + eps)": ("", c * r + eps)}
         if quantity == "scale":
             return {"r": ("", r), "(r + eps)": ("in evaluation eps is added once more", r + eps)}
         return {
@@ -306,11 +328,10 @@ class _Modes:
             "r": ("in evaluation there is no eps", r),
         }
 
-    def _y(self, x: Array, mu: Array, s: Array) -> Array:
-        wide = [
-            self.layout.wide(np.asarray(a, "float64"), x.shape)
-            for a in (self.gamma, self.beta, mu, s)
-        ]
+    def _y(self, x: Array, mu: Array, s: Array, *affine: Array) -> Array:
+        """gamma (x - mu) / s + beta; affine: another gamma and beta."""
+        gamma, beta = affine or (self.gamma, self.beta)
+        wide = [self.layout.wide(np.asarray(a, "float64"), x.shape) for a in (gamma, beta, mu, s)]
         if not self.candidate.affine:
             wide[0], wide[1] = np.ones_like(wide[0]), np.zeros_like(wide[1])
         with np.errstate(all="ignore"):
@@ -321,7 +342,9 @@ class _Modes:
         size = 16 * self.u * (4 + (abs(y).max() + (32 + abs(mu).max()) / abs(s).min() * 2))
         return bool(np.all(abs(y - want) <= 4 * size))
 
-    def _what_it_does(self, x: Array, y: Array, mu: Array, now: Any, spread: str | None) -> str:
+    def _what_it_does(
+        self, x: Array, y: Array, mu: Array, now: Any, spread: str | None, quantity: str
+    ) -> str:
         batch = self.quantities(x)
         zero = np.zeros_like(mu)
         if self._close(y, self._y(x, batch["mean"], batch["scale"]), batch["scale"], mu):
@@ -340,6 +363,10 @@ class _Modes:
             f"{spread} squared": r * r,
             f"{spread} + eps": r + eps,
         }
+        ones, zeros = np.ones_like(self.gamma), np.zeros_like(self.beta)
+        for _, s in self._scales(r, quantity).values():
+            if self._close(y, self._y(x, mu, s, ones, zeros), s, mu):
+                return "evaluation mode forgets gamma and beta"
         for words, s in ways.items():
             if self._close(y, self._y(x, mu, s), s, mu):
                 return f"evaluation mode divides by {words}, which is not what it holds"

@@ -38,6 +38,7 @@ def checks(judge: NormChecks) -> Iterator[Check]:
     if not judge.candidate.has_backward or judge.candidate.size is not None:
         return
     rules: set[str] = set()
+    words = ""
     for dtype in judge.dtypes:
         rows = cases.tied(judge.p)
         rows = rows[np.arange(judge.groups) % 3]
@@ -56,6 +57,9 @@ def checks(judge: NormChecks) -> Iterator[Check]:
         found, chosen = membership(judge, trial, name)
         if dtype == judge.dtype and found.status == "passed":
             rules = chosen
+        if found.status == "failed":  # the same words in every dtype; none where a cause is known
+            words = words or found.diagnosis
+            found = replace(found, diagnosis=words, general=judge.values_wrong)
         yield found
     judge.report.conventions += conventions(rules)
 
@@ -117,7 +121,7 @@ def _row(judge: NormChecks, trial: Trial, i: int) -> tuple[bool, str]:
     zero = d == 0
     h = w + np.median((np.sign(d) / n - w)[~zero])
     if abs(h - np.sign(d) / n)[~zero].max() > 2 * slack:
-        return False, "the gradient of the scale is wrong away from the zeros: not sign(d) / n"
+        return False, "away from the zeros the gradient of the scale is not sign(d) / n"
     if not zero.any():
         return True, ""
     at = h[zero] * n

@@ -82,10 +82,9 @@ def call(candidate: Candidate, case: Case, backward: bool = True) -> Trial:
             got = candidate.run(case.x, case.gamma, case.beta, case.eps, dy)
         except Raised as error:
             return Trial(case, None, str(error))
-    kept = (None if a is None else np.array(a) for a in (got.y, got.dx, got.dgamma, got.dbeta))
-    y, dx, dgamma, dbeta = kept  # copies: a candidate may use its arrays again
-    assert y is not None
-    trial = Trial(case, Outcome(y, dx, dgamma, dbeta), modified=got.modified)
+    arrays: list[Any] = [getattr(got, name) for name in OUTPUTS]
+    got = Outcome(*[None if a is None else np.array(a) for a in arrays], modified=got.modified)
+    trial = Trial(case, got, modified=got.modified)  # with copies: it may use its arrays again
     for name, a in given.items():
         if not np.array_equal(a, before[name], equal_nan=True):
             trial.modified = name
@@ -93,7 +92,7 @@ def call(candidate: Candidate, case: Case, backward: bool = True) -> Trial:
             a[...] = before[name]
     trial.case = seen(candidate, case)
     if not candidate.affine:
-        trial.got = Outcome(y, dx)
+        trial.got = Outcome(got.y, got.dx)
     return trial
 
 
