@@ -1,5 +1,6 @@
 """The tutorials run top to bottom, and what is committed is what running their sources gives."""
 
+import importlib.util
 import re
 import runpy
 from collections import Counter
@@ -13,7 +14,8 @@ TUTORIALS = Path(__file__).parent.parent / "tutorials"
 BUILD = runpy.run_path(str(TUTORIALS / "build.py"))
 SOURCES = BUILD["sources"]()
 NOISE = 1e-7  # printed numbers below this are rounding errors, which differ between machines
-TRAINED = "# figures of trainings: they depend"  # on the machine: their values are not compared
+DEPENDS = "they depend a little on the machine"  # a cell that says so: its values are not compared
+TORCH = "# needs torch"  # a cell that says so shows nothing without it
 NUMBER = re.compile(r"[-+−]?\d[\d,]*\.?\d*(?:e[+-]?\d+)?")
 
 each_tutorial = pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.stem)
@@ -136,8 +138,15 @@ def test_an_equation_in_the_code_stands_in_the_text(source):
 def test_running_the_source_gives_the_outputs(source):
     """From a clean kernel; every slider is moved to both of its ends. What is printed agrees."""
     fresh = BUILD["execute"](source)
+    without_torch = importlib.util.find_spec("torch") is None
+    left_out = 0
     for before, after in zip(code_cells(committed(source)), code_cells(fresh), strict=True):
-        values = TRAINED not in after.source
+        assert all(o.output_type != "error" and o.get("name") != "stderr" for o in after.outputs)
+        if without_torch and after.source.startswith(TORCH):
+            left_out += 1
+            continue
+        values = DEPENDS not in after.source
         assert not differences(printed(before), printed(after), values), after.source
         assert pictures(before) == pictures(after), after.source
-        assert all(o.output_type != "error" and o.get("name") != "stderr" for o in after.outputs)
+    if left_out:
+        pytest.skip(f"all agree but {left_out} cells that need torch, which is not installed")

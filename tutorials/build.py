@@ -16,6 +16,7 @@ of other code are noticed (`tests/test_tutorials.py`).
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import sys
@@ -102,6 +103,8 @@ def execute(source: Path) -> nbformat.NotebookNode:
 
 def main() -> None:
     for source in sources(sys.argv[1:]):
+        if "# needs torch" in source.read_text("utf-8") and not importlib.util.find_spec("torch"):
+            sys.exit(f"{source.stem} shows what PyTorch does: pip install torch before storing it")
         start = time.perf_counter()
         notebook = execute(source)
         nbformat.write(notebook, source.with_suffix(".ipynb"))
