@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import site
 import subprocess
@@ -79,6 +80,7 @@ class Sandbox:
         self.stopped = ""  # why nothing more can be called
         self.notes = ""  # what went wrong when its code was run
         self.loaded = False  # has all of its code been run?
+        self.thread: threading.Thread | None = None  # the last call
 
     def __enter__(self) -> Sandbox:
         self.root = tempfile.mkdtemp(prefix="lpnorm-grade-")
@@ -137,15 +139,14 @@ class Sandbox:
 
     def __exit__(self, *error: object) -> None:
         self._kill()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None and not self._stuck():
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        with contextlib.suppress(OSError):
-            os.rmdir(self.root)
-
-    def _stuck(self) -> bool:
-        return getattr(self, "thread", None) is not None and self.thread.is_alive()
+        if self.thread is not None:  # it ends with the process, unless that left descendants
+            self.thread.join(1.0)
+        if self.thread is None or not self.thread.is_alive():
+            for pipe in (self.process.stdin, self.process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+        shutil.rmtree(self.root, ignore_errors=True)
 
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
