@@ -149,7 +149,7 @@ tell(5, "effective_step_size", "values", globals())
 #
 # $$\hat\eta_i = \frac{\eta}{1 - \eta\lambda}\cdot\frac{\|w_i\|^2}{\|w_i^{WD}\|^2},\qquad w_i \leftarrow w_i - \hat\eta_i\,g_i,$$
 #
-# the directions stay the same *exactly*. The paper has this without $1/(1-\eta\lambda)$ (equation 4), which is what that factor is near. Prove that the factor belongs there: write both steps for the directions
+# the directions stay the same *exactly*. The paper leaves out $1/(1-\eta\lambda)$ (equation 4), which is close to 1. Prove that it belongs there: write both steps for the directions
 # and compare. $\lambda$ appears nowhere else: nothing is decayed.
 
 # %% [raw]
