@@ -24,8 +24,8 @@ from lpnorm.files import atomic
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status.
 
-    0 done (`check`: correct), 1 wrong (`check`), 2 a bad call, no GPU, or a candidate that could
-    not be run, 130 interrupted.
+    0 done (`check`: correct), 1 wrong (`check`), 2 a bad call, no GPU, a candidate that could not
+    be run, or submissions that cannot be run safely, 130 interrupted.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(given)
@@ -143,6 +143,13 @@ def _say(options: argparse.Namespace, result: dict[str, Any]) -> int:
     return 0 if result["ok"] else 1
 
 
+def grade(options: argparse.Namespace, command: str) -> int:
+    """`lpnorm grade`: marks for a folder of submissions, each run in a process of its own."""
+    from lpnorm.grading.command import run
+
+    return run(options)
+
+
 def _check_vectors(options: argparse.Namespace) -> int:
     """`lpnorm check DIR`: judge what a program wrote beside the vectors; nothing of it is run."""
     from lpnorm.verify.candidates import CannotRun
@@ -227,6 +234,46 @@ def _add_check(commands: Any) -> None:
     )
 
 
+def _add_grade(commands: Any) -> None:
+    sub = commands.add_parser(
+        "grade",
+        help="mark a folder of submissions to a course assignment",
+        description="Mark every submission in a folder (*.py, *.ipynb, or sub-folders with one of "
+        "these). Each question is computed in a process of its own with limits; on Linux without "
+        "network and without sight of the solution. Exit status 0 when all are marked, 2 if not.",
+    )
+    sub.set_defaults(run=grade)
+    sub.add_argument("folder", metavar="DIR", type=Path, help="the submissions")
+    sub.add_argument("--assignment", type=int, required=True, choices=range(1, 7), metavar="N")
+    sub.add_argument("--csv", type=Path, metavar="FILE", help="write the table there, too")
+    sub.add_argument(
+        "--jobs", type=_positive, default=1, metavar="N", help="submissions at a time (default: 1)"
+    )
+    sub.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="S",
+        help="seconds a submission may compute for each question (default: the assignment's)",
+    )
+    sub.add_argument(
+        "--memory", type=_positive, default=2048, metavar="MIB", help="its memory (default: 2048)"
+    )
+    sub.add_argument(
+        "--seed", type=_natural, metavar="N", help="draw the cases of an earlier run again"
+    )
+    sub.add_argument(
+        "--unsafe",
+        action="store_true",
+        help="run submissions without namespaces: they see your files and your network",
+    )
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 up, got {text!r}")
+    return int(text)
+
+
 def _add_vectors(commands: Any) -> None:
     sub = commands.add_parser(
         "vectors",
@@ -293,6 +340,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute")
     sub.add_argument("--no-progress", action="store_true", help="no progress bar")
     _add_check(commands)
+    _add_grade(commands)
     _add_vectors(commands)
     return parser
 

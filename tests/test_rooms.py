@@ -27,6 +27,7 @@ ROOMS = [  # a room imports only rooms listed above it
     "training",
     "experiments",
     "verify",
+    "grading",
     "cli",
 ]
 BOOK = ["norms", "batchnorm", "weightnorm", "decay"]

@@ -1,0 +1,3 @@
+# The norms of the columns.
+def effective_step_size(w, lr):
+    return lr / (w * w).sum(axis=0)
