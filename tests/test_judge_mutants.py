@@ -20,6 +20,16 @@ from mutants import Mutant
 from lpnorm import verify
 
 SECONDS = 30  # for one mutant
+_REFUSES = (
+    "differs from the original for n = 1 alone, where log 1 = 0: it raises ZeroDivisionError in "
+    "the forward. A forward may refuse groups of one value (torch's does), which is noted"
+)
+SURVIVE = {  # what the judge lets pass, and why
+    "Linf, line 7: growth = math.sqrt(2 * math.log(max(n, 2)))  ->  "
+    "growth = math.sqrt(2 * math.log(n))": _REFUSES,
+    "Linf, line 7: growth = math.sqrt(2 * math.log(max(n, 2)))  ->  "
+    "growth = math.sqrt(2 * math.log(max(n, 1)))": _REFUSES,
+}
 
 
 @contextmanager
@@ -52,13 +62,13 @@ def verdict(mutant: Mutant) -> str:
 
 
 def judge(chosen: list[Mutant]) -> None:
-    """At least 98 % (or all but one) of those not equivalent are wrong; prints the others."""
+    """All of those not equivalent are wrong, but those in SURVIVE; prints the others."""
     start = time.monotonic()
     verdicts = {m.label: verdict(m) for m in chosen if not mutants.equivalent(m)}
     survivors = {label: v for label, v in verdicts.items() if v != "wrong"}
     print(f"{len(verdicts)} mutants in {time.monotonic() - start:.0f} s")
     print(*(f"survived: {label}\n    {v}" for label, v in survivors.items()), sep="\n")
-    assert len(survivors) <= max(1, 0.02 * len(verdicts)), survivors
+    assert set(survivors) <= set(SURVIVE), survivors
 
 
 LIVE = [m for m in mutants.mutants() if mutants.live(m)]
