@@ -179,7 +179,8 @@ def test_the_student_version_fails_every_item_with_a_hint(number, handed_out):
 
 
 def run_pytest(folder, *arguments):
-    line = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]
+    line = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts="]
+    line += arguments
     done = subprocess.run(line, cwd=folder, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
 

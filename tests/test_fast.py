@@ -95,10 +95,18 @@ def test_an_operation_on_any_two_float16(ufunc, seed):
     single = rng.standard_normal((64, 1)).astype(np.float32)
     number = float(rng.choice([0.5, 2.0, 1e-5, 1.2533141, 0.0, 7.0]))
     for other in (b, a, b[:, :1], number, 2, True, single, b > 0, np.float16(0.1), np.float64(0.1)):
-        want = ufunc(a, other)
         kept = half.load(other) if other is b or other is a else other
-        assert_same_bits(half.narrow(ufunc(half.load(a), kept)), want, (ufunc, other))
-        assert_same_bits(half.narrow(ufunc(kept, half.load(a))), ufunc(other, a), (ufunc, other))
+        for got, want in (
+            (ufunc(half.load(a), kept), ufunc(a, other)),
+            (ufunc(kept, half.load(a)), ufunc(other, a)),
+        ):
+            got = half.narrow(got)
+            if ufunc in (
+                np.maximum,
+                np.minimum,
+            ):  # of 0 and -0 either is right, as the machine has it
+                got, want = got + got.dtype.type(0), want + want.dtype.type(0)
+            assert_same_bits(got, want, (ufunc, other))
 
 
 @pytest.mark.parametrize("ufunc", UNARY, ids=lambda u: u.__name__)

@@ -247,7 +247,7 @@ def forks():
         root, tmp = there.get("files")()
         known = {"/dev", "/etc", "/lib", "/lib64", "/tmp", "/usr"}
         prefixes = {f"/{Path(p).parts[1]}" for p in (sys.base_prefix, np.__file__)}
-        assert set(root) <= known | prefixes and tmp == ()
+        assert set(root) <= known | prefixes and (tmp == () or "/tmp" in prefixes)
         for path in (SOLUTION, __file__, np.__file__.replace("numpy", "pytest"), "/proc/self"):
             assert not there.get("sees")(str(path)), path
         import lpnorm

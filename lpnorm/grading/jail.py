@@ -63,6 +63,8 @@ def enter(root: str, shown: list[str], hidden: list[str], packages: list[str], u
     do("prctl", PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     mount("none", "/", None, REC | PRIVATE)
     mount("tmpfs", root, "tmpfs", NOSUID | NODEV, "size=16m,mode=755")
+    os.makedirs(root + "/tmp", exist_ok=True)  # first: what is shown may lie in /tmp itself
+    mount("tmpfs", root + "/tmp", "tmpfs", NOSUID | NODEV, "size=16m,mode=1777")
     for path in shown:
         _show(path, root, mount)
     for path in hidden:
@@ -74,8 +76,6 @@ def enter(root: str, shown: list[str], hidden: list[str], packages: list[str], u
         if os.path.isdir(root + path):
             mount("none", root + path, None, REMOUNT | BIND | RDONLY | NOSUID | NODEV)
     _show("/dev/null", root, mount)
-    os.makedirs(root + "/tmp", exist_ok=True)
-    mount("tmpfs", root + "/tmp", "tmpfs", NOSUID | NODEV, "size=16m,mode=1777")
     os.chdir(root)
     libc.syscall.restype = ctypes.c_long
     do("syscall", ctypes.c_long(_pivot_root()), b".", b".")
