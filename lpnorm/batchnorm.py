@@ -9,7 +9,9 @@ channel in batch norm, a sample in layer norm), with mean mu and deviations d = 
     y = gamma * x_hat + beta
 
 (Hoffer et al., "Norm matters", NeurIPS 2018; p = 2 is Ioffe & Szegedy 2015.) The core,
-`normalize` and `normalize_backward`, works on rows (groups, n); the affine part stands outside.
+`normalize` and `normalize_backward`, works on rows (groups, n). Around it stand `forward`,
+`backward` and `inference` on the view (outer, groups, inner), which a faster backend replaces;
+around those the public functions, which check, choose axes and remember.
 
 Precision. Means, sums and everything with one value per group are kept in the accumulator's
 dtype (float32 for float16 arrays unless `accumulate` says float16). Every operation that gives an
@@ -19,53 +21,32 @@ input stays float16 throughout (but for the shares of ties, kept in the accumula
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from lpnorm import dispatch
 from lpnorm.arrays import (
-    Accumulate,
     Array,
-    accumulator,
-    check_axes,
-    check_gradient,
-    check_number,
-    check_shape,
     column,
-    from_rows,
-    namespace,
-    to_rows,
+    library_of,
 )
-from lpnorm.norms import Norm, as_norm, gaussian_constant
+from lpnorm.dispatch import Backend, Cache, Scheme
 
 # --- the core: rows in, rows out --------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Normalized:
-    """What the backward pass of `normalize` needs."""
+def normalize(x: Array, scheme: Scheme) -> tuple[Array, Array, Array]:
+    """Centre each row of x (groups, n), measure its deviations, and divide by the measure.
 
-    x_hat: Array  # (groups, n)
-    d: Array  # (groups, n)
-    mean: Array  # (groups, 1), in the accumulator's dtype
-    scale: Array  # (groups, 1), s_hat: eps included, in the accumulator's dtype
-    norm: Norm
-    constant: float
-    accumulate: Accumulate
-
-
-def normalize(
-    x: Array, norm: Norm, constant: float, eps: float, accumulate: Accumulate
-) -> Normalized:
-    """Centre each row of x (groups, n), measure its deviations, and divide by the measure."""
-    mean = accumulate.average(x)
+    Returns x_hat (groups, n), and mean and s_hat (groups, 1) in the accumulator's dtype.
+    """
+    assert scheme.norm is not None
+    mean = scheme.accumulate.average(x)
     d = _round(x - mean, x)
-    scale = norm.scale(d, constant, eps, accumulate)
-    return Normalized(_round(d / scale, x), d, mean, scale, norm, constant, accumulate)
+    scale = scheme.norm.scale(d, scheme.constant, scheme.eps, scheme.accumulate)
+    return _round(d / scale, x), mean, scale
 
 
-def normalize_backward(g: Array, cache: Normalized) -> Array:
+def normalize_backward(g: Array, d: Array, x_hat: Array, scale: Array, scheme: Scheme) -> Array:
     """The gradient with respect to x of sum(g * x_hat), for g (groups, n): one formula for all.
 
     Derivation, for one row. s_hat depends on x through d alone, so from x_hat_i = d_i / s_hat,
@@ -92,14 +73,17 @@ def normalize_backward(g: Array, cache: Normalized) -> Array:
     phi is homogeneous of degree 1 up to eps, so sum_i d_i dphi/dd_i = s (Euler), for p = 2
     s^2 / s_hat, and <dx, d> = T (s_hat - s) / s_hat: 0 if eps = 0, else T eps / s_hat where eps
     is added and T eps / s_hat^2 where it is inside the root. Scaling x by a > 0 (and eps along)
-    leaves x_hat and hence b, c, h alone and divides dx by a.
+    leaves x_hat and hence b, c, h alone and divides dx by a. Where mean and scale are constants
+    (no norm), dx = g / s_hat.
     """
-    x_hat, accumulate = cache.x_hat, cache.accumulate
-    h, a = cache.norm.direction(cache.d, cache.scale, accumulate)
-    c = cache.constant * accumulate.over(g * x_hat, cache.norm.count(g.shape[-1])) / a
+    norm, accumulate = scheme.norm, scheme.accumulate
+    if norm is None:
+        return _round(g / scale, x_hat)
+    h, a = norm.direction(d, scale, accumulate)
+    c = scheme.constant * accumulate.over(g * x_hat, norm.count(g.shape[-1])) / a
     b = accumulate.average(g) - c * accumulate.average(h)
     numerator = _round(_round(g - b, x_hat) - _round(c * h, x_hat), x_hat)
-    return _round(numerator / cache.scale, x_hat)
+    return _round(numerator / scale, x_hat)
 
 
 def _round(result: Array, like: Array) -> Array:
@@ -107,31 +91,80 @@ def _round(result: Array, like: Array) -> Array:
     return result.astype(like.dtype, copy=False)
 
 
+# --- on the view (outer, groups, inner): what a faster backend replaces ------------------------
+
+
+def forward(
+    x: Array, gamma: Array | None, beta: Array | None, scheme: Scheme
+) -> tuple[Array, Array, Array]:
+    """y (as x, (outer, groups, inner)), mean and scale (groups,).
+
+    gamma, beta: (groups,), or (n,) where ``scheme.per_value``, or None.
+    """
+    x_hat, mean, scale = normalize(_rows(x), scheme)
+    y = _affine(x_hat, gamma, beta, scheme.per_value)
+    return _from_rows(y, x.shape), mean[:, 0], scale[:, 0]
+
+
+def backward(
+    dy: Array,
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    mean: Array,
+    scale: Array,
+    scheme: Scheme,
+) -> tuple[Array, Array | None, Array | None]:
+    """dx (as x), dgamma and dbeta (in the accumulator's dtype, None where gamma or beta is).
+
+    d and x_hat are computed again: x, mean and scale are all that is kept.
+    """
+    shape, x, dy = x.shape, _rows(x), _rows(dy)
+    d = _round(x - column(mean), x)
+    x_hat = _round(d / column(scale), x)
+
+    def gathered(terms: Array) -> Array:
+        return scheme.accumulate.total(terms.T if scheme.per_value else terms)[:, 0]
+
+    dgamma = None if gamma is None else gathered(dy * x_hat)
+    dbeta = None if beta is None else gathered(dy)
+    g = _affine(dy, gamma, None, scheme.per_value)
+    dx = normalize_backward(g, d, x_hat, column(scale), scheme)
+    return _from_rows(dx, shape), dgamma, dbeta
+
+
+def inference(
+    x: Array, gamma: Array | None, beta: Array | None, mean: Array, scale: Array
+) -> Array:
+    """gamma * (x - mean) / scale + beta, all four (groups,), as x."""
+    rows = _rows(x)
+    x_hat = _round(_round(rows - column(mean), x) / column(scale), x)
+    return _from_rows(_affine(x_hat, gamma, beta, False), x.shape)
+
+
+def _affine(x_hat: Array, gamma: Array | None, beta: Array | None, per_value: bool) -> Array:
+    """gamma * x_hat + beta, rounded after each of the two operations."""
+    shape = (1, -1) if per_value else (-1, 1)
+    y = x_hat if gamma is None else _round(x_hat * gamma.reshape(shape), x_hat)
+    return y if beta is None else _round(y + beta.reshape(shape), x_hat)
+
+
+def _rows(x: Array) -> Array:
+    """(outer, groups, inner) -> (groups, n)."""
+    return x.transpose(1, 0, 2).reshape(x.shape[1], -1)
+
+
+def _from_rows(rows: Array, shape: tuple[int, ...]) -> Array:
+    """(groups, n) -> (outer, groups, inner), contiguous."""
+    outer, groups, inner = shape
+    x = rows.reshape(groups, outer, inner).transpose(1, 0, 2)
+    return library_of(x).ascontiguousarray(x)
+
+
 # --- batch norm and layer norm: which axes are reduced, which carry gamma and beta -------------
 
 
-@dataclass(frozen=True)
-class Cache:
-    """What `batch_norm_backward` and `layer_norm_backward` need; `mean` and `scale` are public.
-
-    mean, scale: what is subtracted and what is divided by (eps included), with the shape of x
-    without the reduced axes ((C,) for batch norm), in the accumulator's dtype.
-    """
-
-    core: Normalized
-    gamma: Array | None
-    beta: Array | None
-    shape: tuple[int, ...]
-    reduced: tuple[int, ...]
-    affine: tuple[int, ...]  # the axes of x that gamma and beta have
-
-    @property
-    def mean(self) -> Array:
-        return self.core.mean.reshape(_without(self.shape, self.reduced))
-
-    @property
-    def scale(self) -> Array:
-        return self.core.scale.reshape(_without(self.shape, self.reduced))
+PLAIN = Backend(forward, backward, inference)
 
 
 def batch_norm(
@@ -157,15 +190,13 @@ def batch_norm(
     cache.scale have shape (C,). A constant channel gives beta within gamma * (error of the mean) /
     s_hat; with eps = 0 it gives NaN, or anything where the mean does not come out exactly. A NaN
     or Inf in a channel gives NaN in that channel alone, and so may an x - mean that overflows. x is
-    not modified; the cache refers to gamma and beta, so change them only by new arrays before the
-    backward.
+    not modified; the cache refers to x, gamma and beta, so change them only by new arrays before
+    the backward.
 
     Raises TypeError or ValueError, naming the argument, before any work.
     Source: equations (5) and (6) for p = 1 and p = inf; Ioffe & Szegedy 2015 for p = 2.
     """
-    channel = _batch_norm_axis(axis, x=x, gamma=gamma, beta=beta)
-    reduced = tuple(a for a in range(x.ndim) if a not in channel)
-    return _forward(x, gamma, beta, reduced, channel, p, eps, constant, accumulate)
+    return dispatch.batch_norm(PLAIN, x, gamma, beta, p, axis, eps, constant, accumulate)
 
 
 def batch_norm_backward(dy: Array, cache: Cache) -> tuple[Array, Array | None, Array | None]:
@@ -176,20 +207,7 @@ def batch_norm_backward(dy: Array, cache: Cache) -> tuple[Array, Array | None, A
     dtype of x, dgamma and dbeta that of gamma and beta (None where those are None). May be called
     more than once. Raises TypeError or ValueError naming dy.
     """
-    x_hat, gamma, beta = cache.core.x_hat, cache.gamma, cache.beta
-    check_gradient("dy", dy, x_hat, cache.shape)
-    dy = to_rows(dy, cache.reduced)
-    along_rows = cache.affine != cache.reduced  # gamma: one number a row, or one a column?
-
-    def gathered(terms: Array, parameter: Array) -> Array:
-        sums = cache.core.accumulate.total(terms if along_rows else terms.T)
-        return sums.reshape(parameter.shape).astype(parameter.dtype)
-
-    dgamma = None if gamma is None else gathered(dy * x_hat, gamma)
-    dbeta = None if beta is None else gathered(dy, beta)
-    g = dy if gamma is None else _round(dy * _broadcast(gamma, along_rows), x_hat)
-    dx = normalize_backward(g, cache.core)
-    return from_rows(dx, cache.shape, cache.reduced), dgamma, dbeta
+    return dispatch.backward(PLAIN, dy, cache)
 
 
 def layer_norm(
@@ -208,9 +226,7 @@ def layer_norm(
     axes (in the order of x), cache.mean and cache.scale x's shape without them. Everything else,
     errors included, as for `batch_norm`. Source: Ba, Kiros, Hinton 2016 for p = 2.
     """
-    namespace(x=x, gamma=gamma, beta=beta)
-    reduced = check_axes(axis, x.ndim)
-    return _forward(x, gamma, beta, reduced, reduced, p, eps, constant, accumulate)
+    return dispatch.layer_norm(PLAIN, x, gamma, beta, p, axis, eps, constant, accumulate)
 
 
 def layer_norm_backward(dy: Array, cache: Cache) -> tuple[Array, Array | None, Array | None]:
@@ -218,7 +234,7 @@ def layer_norm_backward(dy: Array, cache: Cache) -> tuple[Array, Array | None, A
 
     Only the sums for dgamma and dbeta run over the kept axes instead of the reduced ones.
     """
-    return batch_norm_backward(dy, cache)
+    return dispatch.backward(PLAIN, dy, cache)
 
 
 def batch_norm_inference(
@@ -234,8 +250,7 @@ def batch_norm_inference(
     x, gamma, beta, axis as for `batch_norm`; mean, scale: shape (C,), eps already inside scale.
     Returns y with the shape and dtype of x. Raises TypeError or ValueError naming the argument.
     """
-    reduced, x_hat = _with_statistics(x, gamma, beta, mean, scale, axis)
-    return from_rows(_affine(x_hat, gamma, beta, True), x.shape, reduced)
+    return dispatch.inference(PLAIN, x, gamma, beta, mean, scale, axis)
 
 
 def batch_norm_inference_backward(
@@ -252,93 +267,4 @@ def batch_norm_inference_backward(
     mean and scale are constants now, so dx = gamma dy / scale; dgamma = sum dy (x - mean) / scale
     and dbeta = sum dy, for each channel.
     """
-    reduced, x_hat = _with_statistics(x, gamma, beta, mean, scale, axis)
-    check_gradient("dy", dy, x_hat, x.shape)
-    dy = to_rows(dy, reduced)
-    accumulate = accumulator(x.dtype)
-    dgamma = dbeta = None
-    if gamma is not None:
-        dgamma = accumulate.total(dy * x_hat)[:, 0].astype(gamma.dtype)
-    if beta is not None:
-        dbeta = accumulate.total(dy)[:, 0].astype(beta.dtype)
-    g = dy if gamma is None else _round(dy * column(gamma), x_hat)
-    return from_rows(_round(g / column(scale), x_hat), x.shape, reduced), dgamma, dbeta
-
-
-def _forward(
-    x: Array,
-    gamma: Array | None,
-    beta: Array | None,
-    reduced: tuple[int, ...],
-    affine: tuple[int, ...],
-    p: Any,
-    eps: float,
-    constant: str | None,
-    accumulate: Any,
-) -> tuple[Array, Cache]:
-    norm = as_norm(p)
-    accumulate = accumulator(x.dtype, accumulate)
-    _check_affine(x, gamma, beta, affine, accumulate.dtype)
-    eps = check_number("eps", eps)
-    rows = to_rows(x, reduced)
-    c = gaussian_constant(norm, rows.shape[1], constant)
-
-    core = normalize(rows, norm, c, eps, accumulate)
-    y = _affine(core.x_hat, gamma, beta, affine != reduced)
-    return from_rows(y, x.shape, reduced), Cache(core, gamma, beta, x.shape, reduced, affine)
-
-
-def _check_affine(
-    x: Array, gamma: Array | None, beta: Array | None, affine: tuple[int, ...], accumulate: Any
-) -> None:
-    if x.size == 0:
-        raise ValueError(f"x must not be empty, got shape {tuple(x.shape)}")
-    for name, parameter in (("gamma", gamma), ("beta", beta)):
-        check_shape(name, parameter, tuple(x.shape[a] for a in affine))
-        if parameter is not None and parameter.dtype not in (x.dtype, accumulate):
-            allowed = " or ".join(sorted({x.dtype.name, accumulate.name}))
-            raise TypeError(f"{name} must have dtype {allowed}, got {parameter.dtype}")
-
-
-def _affine(x_hat: Array, gamma: Array | None, beta: Array | None, along_rows: bool) -> Array:
-    """gamma * x_hat + beta in a new array, rounded after each of the two operations."""
-    y = x_hat.copy() if gamma is None and beta is None else x_hat
-    if gamma is not None:
-        y = _round(y * _broadcast(gamma, along_rows), x_hat)
-    if beta is not None:
-        y = _round(y + _broadcast(beta, along_rows), x_hat)
-    return y
-
-
-def _broadcast(parameter: Array, along_rows: bool) -> Array:
-    """One number a row, (groups, 1), or one number a column, (1, n)."""
-    return column(parameter) if along_rows else parameter.reshape(1, -1)
-
-
-def _without(shape: tuple[int, ...], reduced: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(size for a, size in enumerate(shape) if a not in reduced)
-
-
-def _batch_norm_axis(axis: int, *, x: Array, **arrays: Array) -> tuple[int, ...]:
-    namespace(x=x, **arrays)
-    if x.ndim < 2:
-        raise ValueError(f"x must have at least 2 axes, got shape {tuple(x.shape)}")
-    if isinstance(axis, tuple):
-        raise TypeError(f"axis must be one int, the channel axis, got {axis!r}")
-    return check_axes(axis, x.ndim)
-
-
-def _with_statistics(
-    x: Array, gamma: Array | None, beta: Array | None, mean: Array, scale: Array, axis: int
-) -> tuple[tuple[int, ...], Array]:
-    """The reduced axes, and (x - mean) / scale as rows, after checking everything."""
-    if mean is None or scale is None:
-        raise TypeError("mean and scale must be arrays of shape (C,), got None")
-    (channel,) = _batch_norm_axis(axis, x=x, gamma=gamma, beta=beta, mean=mean, scale=scale)
-    wide = np.promote_types(accumulator(x.dtype).dtype, scale.dtype)
-    _check_affine(x, gamma, beta, (channel,), wide)
-    for name, each in (("mean", mean), ("scale", scale)):
-        check_shape(name, each, (x.shape[channel],))
-    reduced = tuple(a for a in range(x.ndim) if a != channel)
-    rows = to_rows(x, reduced)
-    return reduced, _round(_round(rows - column(mean), x) / column(scale), x)
+    return dispatch.inference_backward(PLAIN, dy, x, gamma, beta, mean, scale, axis)

@@ -17,6 +17,7 @@ ROOMS = [  # a room imports only rooms listed above it
     "arrays",
     "gaussian",
     "norms",
+    "dispatch",
     "batchnorm",
     "weightnorm",
     "decay",
