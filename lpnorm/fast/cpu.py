@@ -1,0 +1,183 @@
+"""The backend for NumPy arrays: which work the compiled loops take, how it is cut, and by whom done.
+
+The loops take L1, L2, L-infinity, Top-k and Range with trees of sums or of averages. The rest goes
+to the book's own functions: a real p (NumPy's power and a compiler's differ in the last bit), the
+order "sequential", mean and scale wider than the accumulator, and arrays that are not NumPy's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from lpnorm import batchnorm
+from lpnorm.arrays import Accumulate, Array, accumulator
+from lpnorm.dispatch import Backend, Scheme
+from lpnorm.fast import loops, threads
+from lpnorm.fast.compiled import entry
+from lpnorm.fast.lanes import WIDTH, leaves
+from lpnorm.norms import L1, L2, Norm, Range, TopK
+
+SHARE = 2**15  # values: a second thread pays from twice as many on
+NARROW = 64  # values of a group: below, groups are put side by side
+KINDS: dict[type, int] = {L1: loops.L1, L2: loops.L2, TopK: loops.TOP, Range: loops.RANGE}
+LIKE = {"float16": np.uint16(0), "float32": np.float32(0), "float64": np.float64(0)}
+
+
+def forward(
+    x: Array, gamma: Array | None, beta: Array | None, scheme: Scheme
+) -> tuple[Array, Array, Array]:
+    """`lpnorm.batchnorm.forward`, bit for bit."""
+    if not _covers(x, scheme):
+        return batchnorm.forward(x, gamma, beta, scheme)
+    run = _Run(x, scheme.accumulate)
+    y = run.empty()
+    mean, scale = np.empty(run.groups, run.wide), np.empty(run.groups, run.wide)
+    affine = run.parameter(gamma, 1, scheme), run.parameter(beta, -0.0, scheme)
+    kind, k = _kind(scheme.norm)
+    constant, eps = (float(run.sums.dtype.type(c)) for c in (scheme.constant, scheme.eps))
+    fixed = scheme.per_value, kind, k, constant, eps, run.weights
+    run.over_groups(loops.forward, run.stored(x), y, *affine, mean, scale, *fixed)
+    return run.back(y), *(v.astype(run.sums.dtype, copy=False) for v in (mean, scale))
+
+
+def backward(
+    dy: Array,
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    mean: Array,
+    scale: Array,
+    scheme: Scheme,
+) -> tuple[Array, Array | None, Array | None]:
+    """`lpnorm.batchnorm.backward`, bit for bit."""
+    wide = np.promote_types(mean.dtype, scale.dtype)
+    if not _covers(x, scheme) or wide.itemsize > scheme.accumulate.dtype.itemsize:
+        return batchnorm.backward(dy, x, gamma, beta, mean, scale, scheme)
+    run = _Run(x, scheme.accumulate)
+    dx, seen = run.empty(), (run.stored(dy), run.stored(x))
+    mean, scale = (v.astype(run.wide) for v in (mean, scale))
+    affine = not (gamma is None and beta is None)
+    along = affine and not scheme.per_value
+    dgamma, dbeta = (np.empty(run.groups if along else 0, run.wide) for _ in range(2))
+    kind, k = _kind(scheme.norm)
+    constant = float(run.sums.dtype.type(scheme.constant))
+    exact = 2 ** (np.finfo(run.sums.dtype).nmant + 1)
+    fixed = scheme.per_value, along, kind, k, constant, exact, run.weights
+    of_gamma = run.parameter(gamma, 1, scheme)
+    run.over_groups(loops.backward, *seen, dx, of_gamma, mean, scale, dgamma, dbeta, *fixed)
+    if affine and scheme.per_value:
+        columns = _Run(_columns(x), scheme.accumulate)
+        dgamma, dbeta = (np.empty(columns.groups, run.wide) for _ in range(2))
+        seen = columns.stored(_columns(dy)), columns.stored(columns.x)
+        results = mean, scale, dgamma, dbeta, True, run.weights
+        columns.over_groups(loops.affine_sums, *seen, *results)
+    gradients = (None if v is None else d for v, d in ((gamma, dgamma), (beta, dbeta)))
+    return run.back(dx), *(
+        None if d is None else d.astype(run.sums.dtype, copy=False) for d in gradients
+    )
+
+
+def inference(
+    x: Array, gamma: Array | None, beta: Array | None, mean: Array, scale: Array
+) -> Array:
+    """`lpnorm.batchnorm.inference`, bit for bit."""
+    if not _plain(x):
+        return batchnorm.inference(x, gamma, beta, mean, scale)
+    widest = np.promote_types(accumulator(x.dtype).dtype, np.result_type(mean, scale))
+    run, constants = _Run(x, Accumulate(widest)), Scheme(None, 1.0, 0.0, Accumulate(widest))
+    y = run.empty()
+    affine = run.parameter(gamma, 1, constants), run.parameter(beta, -0.0, constants)
+    statistics = (v.astype(run.wide) for v in (mean, scale))
+    run.over_groups(loops.inference, run.stored(x), y, *affine, *statistics)
+    return run.back(y)
+
+
+LOOPS = Backend(forward, backward, inference)
+
+
+def _plain(x: Array) -> bool:
+    return type(x) is np.ndarray and x.dtype.isnative
+
+
+def _covers(x: Array, scheme: Scheme) -> bool:
+    known = scheme.norm is None or type(scheme.norm) in KINDS
+    return _plain(x) and known and scheme.accumulate.order != "sequential"
+
+
+def _kind(norm: Norm | None) -> tuple[int, int]:
+    """The number of a norm in `loops`, and k."""
+    return (loops.NONE if norm is None else KINDS[type(norm)]), getattr(norm, "k", 1)
+
+
+def _columns(x: Array) -> Array:
+    """x (outer, groups, inner), whose groups' values are the groups now, the groups their values."""
+    outer, groups, inner = x.shape
+    if inner == 1:
+        return x.reshape(1, outer, groups)
+    return x.transpose(1, 0, 2).reshape(groups, outer * inner, 1)
+
+
+class _Run:
+    """One call: arrays as the loops take them, and the work cut into parts.
+
+    The loops see C-contiguous arrays, float16 as its bits. Where a group has few values, which are
+    together, groups are put side by side first, (n, groups, 1), to be summed many at a time.
+    """
+
+    def __init__(self, x: Array, sums: Accumulate) -> None:
+        outer, self.groups, inner = x.shape
+        self.x, self.sums, self.dtype = x, sums, x.dtype
+        self.wide = np.dtype(np.float64 if sums.dtype == np.float64 else np.float32)
+        self.n, self.turned = outer * inner, inner > 1 and outer * inner < NARROW
+        self.shape = (self.n, self.groups, 1) if self.turned else x.shape
+        # means, sums: a tree of averages (1/2) or of sums (1)?
+        self.weights = (
+            self.wide.type(1 if sums.order == "pairwise" else 0.5),
+            self.wide.type(0.5 if sums.order == "pairwise_mean" else 1),
+            float(np.finfo(sums.dtype).max),
+        )
+
+    def stored(self, x: Array) -> Array:
+        """x as the loops read it."""
+        if self.turned:
+            x = x.transpose(0, 2, 1).reshape(self.shape)
+        x = np.ascontiguousarray(x)
+        return x.view(np.uint16) if x.dtype == np.float16 else x
+
+    def empty(self) -> Array:
+        """Room for a result."""
+        return np.empty(self.shape, np.uint16 if self.dtype == np.float16 else self.dtype)
+
+    def back(self, y: Array) -> Array:
+        """A result as the caller knows it."""
+        y = y.view(self.dtype)
+        if not self.turned:
+            return y
+        outer, groups, inner = self.x.shape
+        return np.ascontiguousarray(y.reshape(outer, inner, groups).transpose(0, 2, 1))
+
+    def parameter(self, v: Array | None, default: float, scheme: Scheme) -> Array:
+        """gamma or beta in the dtype that is computed in. Times 1 and plus -0 change nothing."""
+        if v is not None:
+            return np.ascontiguousarray(v, self.wide)
+        return np.full(self.n if scheme.per_value else self.groups, default, self.wide)
+
+    def over_groups(self, function: entry, *arguments: Any) -> None:
+        """function(*arguments, tree, like, groups) for all groups, in parts on several threads."""
+        share = max(1, min(threads.count(), self.groups, self.n * self.groups // SHARE))
+        side_by_side = self.shape[2] == 1 and self.n > 1
+        size = -(-self.groups // share)
+        units = min(size, WIDTH) if side_by_side else 1
+        size = -(-size // units) * units
+        tree = (*leaves(self.n, units), self.n)
+        like = LIKE[self.dtype.name], LIKE[self.sums.dtype.name]
+        version = f"{self.dtype.name} summed in {self.sums.dtype.name}"
+        parts: list[Callable[[], Any]] = []
+        for first in range(0, self.groups, size):
+            groups = first, min(first + size, self.groups), units
+            parts.append(partial(function, version, *arguments, tree, like, groups))
+        threads.run(parts)
