@@ -7,7 +7,6 @@ order "sequential", mean and scale wider than the accumulator, and arrays that a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,7 @@ from lpnorm.arrays import Accumulate, Array, accumulator
 from lpnorm.dispatch import Backend, Scheme
 from lpnorm.fast import loops, threads
 from lpnorm.fast.compiled import entry
-from lpnorm.fast.lanes import WIDTH, leaves
+from lpnorm.fast.lanes import WIDTH, leaves, place
 from lpnorm.norms import L1, L2, Norm, Range, TopK
 
 SHARE = 2**15  # values: a second thread pays from twice as many on
@@ -28,19 +27,23 @@ LIKE = {"float16": np.uint16(0), "float32": np.float32(0), "float64": np.float64
 
 
 def forward(
-    x: Array, gamma: Array | None, beta: Array | None, scheme: Scheme
+    x: Array,
+    gamma: Array | None,
+    beta: Array | None,
+    scheme: Scheme,
+    out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """`lpnorm.batchnorm.forward`, bit for bit."""
+    """`lpnorm.batchnorm.forward`, bit for bit. out: y goes there, an array like x, C-contiguous."""
     if not _covers(x, scheme):
         return batchnorm.forward(x, gamma, beta, scheme)
     run = _Run(x, scheme.accumulate)
-    y = run.empty()
+    y = run.room(out)
     mean, scale = np.empty(run.groups, run.wide), np.empty(run.groups, run.wide)
     affine = run.parameter(gamma, 1, scheme), run.parameter(beta, -0.0, scheme)
     kind, k = _kind(scheme.norm)
     constant, eps = (float(run.sums.dtype.type(c)) for c in (scheme.constant, scheme.eps))
     fixed = scheme.per_value, kind, k, constant, eps, run.weights
-    run.over_groups(loops.forward, run.stored(x), y, *affine, mean, scale, *fixed)
+    run.over_groups(loops.forward, [run.stored(x), y], *affine, mean, scale, *fixed, k=k)
     return run.back(y), *(v.astype(run.sums.dtype, copy=False) for v in (mean, scale))
 
 
@@ -52,13 +55,14 @@ def backward(
     mean: Array,
     scale: Array,
     scheme: Scheme,
+    out: Array | None = None,
 ) -> tuple[Array, Array | None, Array | None]:
-    """`lpnorm.batchnorm.backward`, bit for bit."""
+    """`lpnorm.batchnorm.backward`, bit for bit. out: dx goes there, as for `forward`."""
     wide = np.promote_types(mean.dtype, scale.dtype)
     if not _covers(x, scheme) or wide.itemsize > scheme.accumulate.dtype.itemsize:
         return batchnorm.backward(dy, x, gamma, beta, mean, scale, scheme)
     run = _Run(x, scheme.accumulate)
-    dx, seen = run.empty(), (run.stored(dy), run.stored(x))
+    dx, seen = run.room(out), (run.stored(dy), run.stored(x))
     mean, scale = (v.astype(run.wide) for v in (mean, scale))
     affine = not (gamma is None and beta is None)
     along = affine and not scheme.per_value
@@ -68,13 +72,13 @@ def backward(
     exact = 2 ** (np.finfo(run.sums.dtype).nmant + 1)
     fixed = scheme.per_value, along, kind, k, constant, exact, run.weights
     of_gamma = run.parameter(gamma, 1, scheme)
-    run.over_groups(loops.backward, *seen, dx, of_gamma, mean, scale, dgamma, dbeta, *fixed)
+    run.over_groups(loops.backward, [*seen, dx], of_gamma, mean, scale, dgamma, dbeta, *fixed, k=k)
     if affine and scheme.per_value:
         columns = _Run(_columns(x), scheme.accumulate)
         dgamma, dbeta = (np.empty(columns.groups, run.wide) for _ in range(2))
-        seen = columns.stored(_columns(dy)), columns.stored(columns.x)
+        seen = [columns.stored(_columns(dy)), columns.stored(columns.x)]
         results = mean, scale, dgamma, dbeta, True, run.weights
-        columns.over_groups(loops.affine_sums, *seen, *results)
+        columns.over_groups(loops.affine_sums, seen, *results)
     gradients = (None if v is None else d for v, d in ((gamma, dgamma), (beta, dbeta)))
     return run.back(dx), *(
         None if d is None else d.astype(run.sums.dtype, copy=False) for d in gradients
@@ -89,10 +93,10 @@ def inference(
         return batchnorm.inference(x, gamma, beta, mean, scale)
     widest = np.promote_types(accumulator(x.dtype).dtype, np.result_type(mean, scale))
     run, constants = _Run(x, Accumulate(widest)), Scheme(None, 1.0, 0.0, Accumulate(widest))
-    y = run.empty()
+    y = run.room()
     affine = run.parameter(gamma, 1, constants), run.parameter(beta, -0.0, constants)
     statistics = (v.astype(run.wide) for v in (mean, scale))
-    run.over_groups(loops.inference, run.stored(x), y, *affine, *statistics)
+    run.over_groups(loops.inference, [run.stored(x), y], *affine, *statistics)
     return run.back(y)
 
 
@@ -148,8 +152,10 @@ class _Run:
         x = np.ascontiguousarray(x)
         return x.view(np.uint16) if x.dtype == np.float16 else x
 
-    def empty(self) -> Array:
-        """Room for a result."""
+    def room(self, out: Array | None = None) -> Array:
+        """Where a result goes: out, if the loops can write there."""
+        if out is not None and not self.turned:
+            return self.stored(out)
         return np.empty(self.shape, np.uint16 if self.dtype == np.float16 else self.dtype)
 
     def back(self, y: Array) -> Array:
@@ -166,18 +172,26 @@ class _Run:
             return np.ascontiguousarray(v, self.wide)
         return np.full(self.n if scheme.per_value else self.groups, default, self.wide)
 
-    def over_groups(self, function: entry, *arguments: Any) -> None:
-        """function(*arguments, tree, like, groups) for all groups, in parts on several threads."""
+    def over_groups(
+        self, function: entry, arrays: list[Array], *arguments: Any, k: int = 1
+    ) -> None:
+        """function(*places, *arguments, tree, like, scratch, groups) for all groups, in parts."""
         share = max(1, min(threads.count(), self.groups, self.n * self.groups // SHARE))
         side_by_side = self.shape[2] == 1 and self.n > 1
         size = -(-self.groups // share)
         units = min(size, WIDTH) if side_by_side else 1
         size = -(-size // units) * units
-        tree = (*leaves(self.n, units), self.n)
-        like = LIKE[self.dtype.name], LIKE[self.sums.dtype.name]
+        starts, lengths, lanes, rows = leaves(self.n, units)
+        tree = place(starts), place(lengths), lanes, rows, self.n
+        shapes = loops.scratch_shapes(lanes, rows, len(starts) // rows, units, k)
+        like = LIKE[self.dtype.name], LIKE[self.sums.dtype.name], self.wide.type(0)
         version = f"{self.dtype.name} summed in {self.sums.dtype.name}"
-        parts: list[Callable[[], Any]] = []
-        for first in range(0, self.groups, size):
+        places = [place(x) for x in arrays]
+
+        def part(first: int) -> None:
+            scratch = [np.empty(shape, self.wide) for shape in shapes]
             groups = first, min(first + size, self.groups), units
-            parts.append(partial(function, version, *arguments, tree, like, groups))
-        threads.run(parts)
+            own = tuple(map(place, scratch))
+            function(version, *places, *arguments, tree, like, own, groups)
+
+        threads.run([partial(part, first) for first in range(0, self.groups, size)])

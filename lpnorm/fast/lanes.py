@@ -33,17 +33,22 @@ bits, uint16. `like` is a number that stands for a dtype: uint16 for float16.
 
 from __future__ import annotations
 
+import ctypes
+import math
 from functools import lru_cache
 from typing import Any
 
+import numba
 import numpy as np
+from llvmlite import ir
 from numba import types
-from numba.extending import overload
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
 
 from lpnorm.fast.compiled import inner
 
-WIDTH = 1024  # values of a leaf: 4 KB in float32, so that a block stays in the first-level cache
-ROWS = 4  # leaves of a block
+WIDTH = 512  # values of a leaf: 4 KB in float32, so that a block stays in the first-level cache
+ROWS = 8  # leaves of a block
 
 
 @lru_cache(maxsize=256)
@@ -165,6 +170,39 @@ def _narrow(v: Any, like: Any) -> Any:
 
 # --- values of a view (outer, groups, inner) to and from a row of lanes ---------------------------
 
+Place = tuple[int, tuple[int, ...]]
+
+
+def place(x: np.ndarray) -> Place:
+    """Where a C-contiguous array is, (address, shape), for `array_at`: x has to outlive its use."""
+    return x.ctypes.data, x.shape
+
+
+def array_at(place: Any, like: Any) -> Any:
+    """The array at a place, without an owner, of the dtype that `like` is of.
+
+    A slice of an array that has an owner counts as a reference to it, and counting safely among
+    threads takes longer than what is done with a row of lanes. It makes read-only arrays, which are
+    another type to Numba, the same as others, too.
+    """
+    address, shape = place
+    memory = (ctypes.c_byte * (math.prod(shape) * like.itemsize)).from_address(address)
+    return np.frombuffer(memory, like.dtype).reshape(shape)
+
+
+@intrinsic
+def _pointer(context: Any, address: Any) -> Any:
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.uintp), build
+
+
+@overload(array_at, strict=False)
+def _array_at(place: Any, like: Any) -> Any:
+    dtype = like
+    return lambda place, like: numba.carray(_pointer(place[0]), place[1], dtype)
+
 
 @inner
 def load(x: Any, group: int, units: int, start: int, count: int, row: Any) -> None:
@@ -200,6 +238,54 @@ def store(row: Any, y: Any, group: int, units: int, start: int, count: int, s: A
         run = min(inner_size - begin, count - done)
         _narrow_all(row[done : done + run], y[i, group, begin : begin + run], s)
         done += run
+        begin = 0
+        i += 1
+
+
+LINE = 64  # bytes that come from memory together
+
+
+def touch(x: Any, i: Any) -> None:
+    """Ask for the line of memory that x.flat[i] is in (x C-contiguous), and do not wait for it."""
+
+
+@intrinsic
+def _prefetch(context: Any, x: Any, i: Any) -> Any:
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        place = builder.bitcast(builder.gep(array.data, [arguments[1]]), byte)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [place, number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(x, types.intp), build
+
+
+@overload(touch, strict=False)
+def _touch(x: Any, i: Any) -> Any:
+    return lambda x, i: _prefetch(x, i)
+
+
+@inner
+def ask(x: Any, group: int, units: int, start: int, count: int) -> None:
+    """Ask for what `load` or `store` will want next. A leaf or two is too short for the processor
+    to see a pattern, and without this it waits for memory half of the time."""
+    groups, inner_size = x.shape[1], x.shape[2]
+    step = LINE // x.itemsize
+    if inner_size == 1:
+        for i in range(start, start + count):
+            for q in range(0, units, step):
+                touch(x, i * groups + group + q)
+        return
+    i = start // inner_size
+    begin = start - i * inner_size
+    while count > 0:
+        run = min(inner_size - begin, count)
+        for q in range(0, run, step):
+            touch(x, (i * groups + group) * inner_size + begin + q)
+        count -= run
         begin = 0
         i += 1
 
@@ -290,13 +376,6 @@ def roots(stack: Any, blocks: int, lanes: int, units: int, weight: Any, a: Any) 
     row = stack[levels_of(blocks)]
     fold(row, lanes, 1, units, weight, a)
     return row[:units]
-
-
-@inner
-def stack_for(tree: Any, units: int, dtype: Any) -> Any:
-    """An empty stack: one row for each block that can wait, and one for the result."""
-    starts, _, lanes, rows, _ = tree
-    return np.empty((levels_of(len(starts) // rows) + 1, lanes * units), dtype)
 
 
 @inner

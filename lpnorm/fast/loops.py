@@ -27,45 +27,38 @@ import numpy as np
 from lpnorm.fast.compiled import entry, inner
 from lpnorm.fast.lanes import (
     add_block,
+    array_at,
+    ask,
     average,
     fold,
     grid,
     load,
     roots,
     spread,
-    stack_for,
     store,
     total,
 )
 
 NONE, L1, L2, TOP, RANGE = range(5)  # which norm; NONE: mean and scale are constants
 # which tile; LAST is the k-th largest |d| or the largest d, LEAST the smallest d
-MEAN, SCALE, GAMMA, BETA, LOW, HIGH, B, C, LAST, SHARE, LEAST, LEAST_SHARE, SIGNS = range(13)
-TILES, COUNTS = 13, 4
+MEAN, SCALE, GAMMA, BETA, LOW, HIGH, B, C, LAST, SHARE, LEAST, LEAST_SHARE, SIGNS, NAN = range(14)
+TILES, COUNTS = 14, 4
 
 
-# --- rows of lanes: the book's elementwise operations -----------------------------------------------
+# --- elementwise: the book's lines, on a row or a block of lanes ------------------------------------
 
 
 @inner
-def deviations(x: Any, tiles: Any, s: Any) -> None:
-    """d = x - mean, in place."""
-    mean = tiles[MEAN]
+def standardize(x: Any, tiles: Any, s: Any) -> None:
+    """x_hat = (x - mean) / scale, in place."""
+    mean, scale = tiles[MEAN], tiles[SCALE]
     for q in range(x.size):
-        x[q] = grid(x[q] - mean[q], s)
+        x[q] = grid(grid(x[q] - mean[q], s) / scale[q], s)
 
 
 @inner
-def divided(d: Any, tiles: Any, s: Any) -> None:
-    """d / scale, in place."""
-    scale = tiles[SCALE]
-    for q in range(d.size):
-        d[q] = grid(d[q] / scale[q], s)
-
-
-@inner
-def normalized(x: Any, tiles: Any, s: Any) -> None:
-    """y = gamma * ((x - mean) / scale) + beta, in place."""
+def normalize(x: Any, tiles: Any, s: Any) -> None:
+    """y = gamma * x_hat + beta, in place."""
     mean, scale, gamma, beta = tiles[MEAN], tiles[SCALE], tiles[GAMMA], tiles[BETA]
     for q in range(x.size):
         x_hat = grid(grid(x[q] - mean[q], s) / scale[q], s)
@@ -86,12 +79,6 @@ def magnitudes(x: Any, tiles: Any, squared: bool, s: Any) -> None:
 
 
 @inner
-def copy(a: Any, result: Any) -> None:
-    for q in range(result.size):
-        result[q] = a[q]
-
-
-@inner
 def products(a: Any, b: Any, result: Any, s: Any) -> None:
     """result = a * b."""
     for q in range(result.size):
@@ -106,12 +93,9 @@ def times(g: Any, tile: Any, s: Any) -> None:
 
 
 @inner
-def gradient(g: Any, h: Any, tiles: Any, s: Any) -> None:
-    """dx = (g - b - c h) / scale, in place of g."""
-    b, c, scale = tiles[B], tiles[C], tiles[SCALE]
-    for q in range(g.size):
-        numerator = grid(grid(g[q] - b[q], s) - grid(c[q] * h[q], s), s)
-        g[q] = grid(numerator / scale[q], s)
+def copy(a: Any, result: Any) -> None:
+    for q in range(result.size):
+        result[q] = a[q]
 
 
 @inner
@@ -121,41 +105,89 @@ def sign(v: Any) -> Any:
 
 
 @inner
-def directions(d: Any, tiles: Any, norm: int, a: Any) -> None:
-    """h, in place of d (`Norm.direction` of the book, but for L2, whose h is x_hat)."""
+def count_signs(x: Any, tiles: Any, s: Any) -> None:
+    """Add sign(d) to what each lane has so far."""
+    mean, signs = tiles[MEAN], tiles[SIGNS]
+    for q in range(x.size):
+        signs[q] += sign(grid(x[q] - mean[q], s))
+
+
+@inner
+def top_direction(d: Any, last: Any, share: Any) -> Any:
+    """h of Top-k: sign(d) above the k-th place, its share for one that is tied there."""
+    above, tied = np.float32(abs(d) > last), np.float32(abs(d) == last)
+    return sign(d) * (above + tied * share)
+
+
+@inner
+def range_direction(d: Any, last: Any, share: Any, least: Any, least_share: Any, a: Any) -> Any:
+    """h of a range: its share for each maximum, minus its share for each minimum."""
+    top, bottom = np.float32(d == last), np.float32(d == least)
+    return grid(top * share - bottom * least_share, a)
+
+
+@inner
+def directions(x: Any, tiles: Any, norm: int, s: Any, a: Any) -> None:
+    """h, in place (but for L2, whose h is x_hat)."""
+    mean = tiles[MEAN]
+    last, share, least, least_share = tiles[LAST], tiles[SHARE], tiles[LEAST], tiles[LEAST_SHARE]
     if norm == L1:
-        for q in range(d.size):
-            d[q] = sign(d[q])
+        for q in range(x.size):
+            x[q] = sign(grid(x[q] - mean[q], s))
     elif norm == TOP:
-        last, share = tiles[LAST], tiles[SHARE]
-        for q in range(d.size):
-            above, tied = np.float32(abs(d[q]) > last[q]), np.float32(abs(d[q]) == last[q])
-            d[q] = sign(d[q]) * (above + tied * share[q])
+        for q in range(x.size):
+            x[q] = top_direction(grid(x[q] - mean[q], s), last[q], share[q])
     else:
-        last, share, least, least_share = (
-            tiles[LAST],
-            tiles[SHARE],
-            tiles[LEAST],
-            tiles[LEAST_SHARE],
-        )
-        for q in range(d.size):
-            top, bottom = np.float32(d[q] == last[q]), np.float32(d[q] == least[q])
-            d[q] = grid(top * share[q] - bottom * least_share[q], a)
+        for q in range(x.size):
+            d = grid(x[q] - mean[q], s)
+            x[q] = range_direction(d, last[q], share[q], least[q], least_share[q], a)
+
+
+@inner
+def gradient(g: Any, b: Any, c: Any, h: Any, scale: Any, s: Any) -> Any:
+    """dx = (g - b - c h) / scale."""
+    return grid(grid(grid(g - b, s) - grid(c * h, s), s) / scale, s)
+
+
+@inner
+def gradients(dy: Any, x: Any, tiles: Any, norm: int, s: Any, a: Any) -> None:
+    """dx, in place of dy; x is destroyed."""
+    mean, scale, gamma, b, c = tiles[MEAN], tiles[SCALE], tiles[GAMMA], tiles[B], tiles[C]
+    if norm == NONE:
+        for q in range(dy.size):
+            dy[q] = grid(grid(dy[q] * gamma[q], s) / scale[q], s)
+    elif norm == L1:
+        for q in range(dy.size):
+            h = sign(grid(x[q] - mean[q], s))
+            dy[q] = gradient(grid(dy[q] * gamma[q], s), b[q], c[q], h, scale[q], s)
+    elif norm == L2:
+        for q in range(dy.size):
+            h = grid(grid(x[q] - mean[q], s) / scale[q], s)
+            dy[q] = gradient(grid(dy[q] * gamma[q], s), b[q], c[q], h, scale[q], s)
+    else:
+        directions(x, tiles, norm, s, a)
+        for q in range(dy.size):
+            dy[q] = gradient(grid(dy[q] * gamma[q], s), b[q], c[q], x[q], scale[q], s)
 
 
 # --- the largest ------------------------------------------------------------------------------------
 
 
 @inner
+def extremes(x: Any, tiles: Any) -> None:
+    """The extremes of each lane so far. A NaN changes nothing: then the mean is NaN anyway."""
+    lowest(x, tiles[LOW])
+    highest(x, tiles[HIGH])
+
+
+@inner
 def lowest(x: Any, low: Any) -> None:
-    """The smallest of each lane so far. A NaN changes nothing: then the mean is NaN anyway."""
     for q in range(x.size):
         low[q] = x[q] if x[q] < low[q] else low[q]
 
 
 @inner
 def highest(x: Any, high: Any) -> None:
-    """The largest of each lane so far."""
     for q in range(x.size):
         high[q] = x[q] if x[q] > high[q] else high[q]
 
@@ -166,9 +198,9 @@ def extremes_of_lanes(tiles: Any, lanes: int, units: int) -> None:
     low, high = tiles[LOW], tiles[HIGH]
     while lanes > 1:
         half = lanes // 2
-        back = slice((lanes - half) * units, lanes * units)
-        lowest(low[back], low[: half * units])
-        highest(high[back], high[: half * units])
+        first, end = (lanes - half) * units, lanes * units
+        lowest(low[first:end], low[: half * units])
+        highest(high[first:end], high[: half * units])
         lanes -= half
 
 
@@ -205,7 +237,7 @@ def keep_largest(size: Any, units: int, heaps: Any, nan: Any) -> None:
         for q in range(chunk.size):
             value = chunk[q]
             if value != value:
-                nan[unit] = True
+                nan[unit] = 1
             elif value > heaps[unit, 0]:
                 replace_smallest(heaps[unit], value)
             unit += 1
@@ -234,47 +266,68 @@ def replace_smallest(heap: Any, value: Any) -> None:
 
 
 @inner
+def load_block(x: Any, g: int, u: int, t: int, block: Any, tree: Any) -> None:
+    """The t-th block of leaves, asking for the next one. Missing lanes hold anything."""
+    starts, lengths, _, rows, _ = tree
+    for r in range(rows):
+        i = t * rows + r
+        if i + rows < len(starts):
+            ask(x, g, u, starts[i + rows], lengths[i + rows])
+        load(x, g, u, starts[i], lengths[i], present(block, r, u, t, tree))
+
+
+@inner
+def present(block: Any, r: int, u: int, t: int, tree: Any) -> Any:
+    """The lanes of the r-th leaf in the t-th block that are not missing."""
+    _, lengths, lanes, rows, _ = tree
+    first = r * lanes * u
+    return block[first : first + lengths[t * rows + r] * u]
+
+
+@inner
+def spread_block(values: Any, g: int, u: int, t: int, tile: Any, tree: Any) -> None:
+    """What belongs to the values of the t-th block of leaves, one number a value."""
+    starts, lengths, _, rows, _ = tree
+    for r in range(rows):
+        i = t * rows + r
+        spread(values, True, g, u, starts[i], lengths[i], present(tile, r, u, t, tree))
+
+
+@inner
 def mean_pass(
     x: Any, g: int, u: int, block: Any, stack: Any, tiles: Any, watch: bool,
     sums: Any, tree: Any, like: Any,
 ) -> Any:  # fmt: skip
     """The roots for the mean of x; the extremes of x where they are watched."""
     starts, lengths, lanes, rows, _ = tree
+    blocks = len(starts) // rows
     tiles[LOW] = np.inf
     tiles[HIGH] = -np.inf
-    blocks = len(starts) // rows
     for t in range(blocks):
-        for r in range(rows):
-            start, count = starts[t * rows + r], lengths[t * rows + r]
-            row = block[r * lanes * u : (r * lanes + count) * u]
-            load(x, g, u, start, count, row)
-            if watch:
-                lowest(row, tiles[LOW])
-                highest(row, tiles[HIGH])
+        load_block(x, g, u, t, block, tree)
+        for r in range(rows if watch else 0):
+            extremes(present(block, r, u, t, tree), tiles)
         add_block(block, lengths, t, rows, lanes, u, stack, sums[0], like[1])
-    extremes_of_lanes(tiles, lanes, u)
     return roots(stack, blocks, lanes, u, sums[0], like[1])
 
 
 @inner
 def statistic_pass(
-    x: Any, g: int, u: int, block: Any, stack: Any, tiles: Any, norm: int, heaps: Any, nan: Any,
+    x: Any, g: int, u: int, block: Any, stack: Any, tiles: Any, norm: int, heaps: Any,
     sums: Any, tree: Any, like: Any,
 ) -> Any:  # fmt: skip
     """The roots for the mean of |d| or d^2; for Top-k the heaps instead."""
     starts, lengths, lanes, rows, _ = tree
+    used, blocks = rows * lanes * u, len(starts) // rows
     heaps[:] = -1
-    nan[:] = False
-    blocks = len(starts) // rows
+    tiles[NAN] = 0
     for t in range(blocks):
-        for r in range(rows):
-            start, count = starts[t * rows + r], lengths[t * rows + r]
-            row = block[r * lanes * u : (r * lanes + count) * u]
-            load(x, g, u, start, count, row)
-            magnitudes(row, tiles, norm == L2, like[0])
-            if norm == TOP:
-                keep_largest(row, u, heaps, nan)
-        if norm != TOP:
+        load_block(x, g, u, t, block, tree)
+        magnitudes(block[:used], tiles, norm == L2, like[0])
+        if norm == TOP:
+            for r in range(rows):
+                keep_largest(present(block, r, u, t, tree), u, heaps, tiles[NAN])
+        else:
             add_block(block, lengths, t, rows, lanes, u, stack, sums[0], like[1])
     return roots(stack, blocks, lanes, u, sums[0], like[1])
 
@@ -282,50 +335,42 @@ def statistic_pass(
 @inner
 def gradient_pass(
     dy: Any, x: Any, g: int, u: int, blocks: Any, stacks: Any, tiles: Any, gamma: Any,
-    per_value: bool, affine: bool, norm: int, heaps: Any, nan: Any,
+    per_value: bool, affine: bool, norm: int, heaps: Any,
     sums: Any, weight_of_terms: Any, tree: Any, like: Any,
 ) -> None:  # fmt: skip
-    """Up to five trees: dy and dy x_hat (affine), g x_hat, g, and for L2 x_hat, its h."""
+    """Up to five trees: dy x_hat and dy (affine), g x_hat, g, and for L2 x_hat, its h."""
     starts, lengths, lanes, rows, _ = tree
-    s, a = like
-    x_hat, dys, terms = blocks[0], blocks[1], blocks[2]
-    k = heaps.shape[1]
+    s, a, _ = like
+    used, k = rows * lanes * u, heaps.shape[1]
+    x_hat, dys, terms = blocks[0, :used], blocks[1, :used], blocks[2, :used]
     tiles[SIGNS] = 0
     tiles[LOW] = np.inf
     tiles[HIGH] = -np.inf
     heaps[:] = -1
-    nan[:] = False
+    tiles[NAN] = 0
     for t in range(len(starts) // rows):
-        for r in range(rows):
-            start, count = starts[t * rows + r], lengths[t * rows + r]
-            here = slice(r * lanes * u, (r * lanes + count) * u)
-            row = x_hat[here]
-            load(x, g, u, start, count, row)
-            if norm == RANGE or (norm == TOP and k == 1):
-                lowest(row, tiles[LOW])
-                highest(row, tiles[HIGH])
-            elif norm == TOP:
-                size = terms[here]
-                copy(row, size)
-                magnitudes(size, tiles, False, s)
-                keep_largest(size, u, heaps, nan)
-            deviations(row, tiles, s)
-            if norm == L1:
-                signs = tiles[SIGNS]
-                for q in range(row.size):
-                    signs[q] += sign(row[q])
-            divided(row, tiles, s)
-            load(dy, g, u, start, count, dys[here])
+        load_block(x, g, u, t, x_hat, tree)
+        if norm == L1:
+            for r in range(rows):
+                count_signs(present(x_hat, r, u, t, tree), tiles, s)
+        elif norm == RANGE or (norm == TOP and k == 1):
+            for r in range(rows):
+                extremes(present(x_hat, r, u, t, tree), tiles)
+        elif norm == TOP:
+            copy(x_hat, terms)
+            magnitudes(terms, tiles, False, s)
+            for r in range(rows):
+                keep_largest(present(terms, r, u, t, tree), u, heaps, tiles[NAN])
+        standardize(x_hat, tiles, s)
+        load_block(dy, g, u, t, dys, tree)
         if affine:
             products(dys, x_hat, terms, s)
             add_block(terms, lengths, t, rows, lanes, u, stacks[0], sums[1], a)
             copy(dys, terms)
             add_block(terms, lengths, t, rows, lanes, u, stacks[1], sums[1], a)
-        for r in range(rows):
-            start, count = starts[t * rows + r], lengths[t * rows + r]
-            if per_value:
-                spread(gamma, True, g, u, start, count, tiles[GAMMA])
-            times(dys[r * lanes * u : (r * lanes + count) * u], tiles[GAMMA], s)
+        if per_value:
+            spread_block(gamma, g, u, t, tiles[GAMMA], tree)
+        times(dys, tiles[GAMMA], s)
         products(dys, x_hat, terms, s)
         add_block(terms, lengths, t, rows, lanes, u, stacks[2], weight_of_terms, a)
         add_block(dys, lengths, t, rows, lanes, u, stacks[3], sums[0], a)
@@ -340,19 +385,16 @@ def affine_pass(
 ) -> None:  # fmt: skip
     """The two trees for dgamma and dbeta alone; per_value: mean and scale change with the value."""
     starts, lengths, lanes, rows, _ = tree
-    s, a = like
-    x_hat, dys = blocks[0], blocks[1]
+    s, a, _ = like
+    used = rows * lanes * u
+    x_hat, dys = blocks[0, :used], blocks[1, :used]
     for t in range(len(starts) // rows):
-        for r in range(rows):
-            start, count = starts[t * rows + r], lengths[t * rows + r]
-            here = slice(r * lanes * u, (r * lanes + count) * u)
-            if per_value:
-                spread(mean, True, g, u, start, count, tiles[MEAN])
-                spread(scale, True, g, u, start, count, tiles[SCALE])
-            load(x, g, u, start, count, x_hat[here])
-            deviations(x_hat[here], tiles, s)
-            divided(x_hat[here], tiles, s)
-            load(dy, g, u, start, count, dys[here])
+        if per_value:
+            spread_block(mean, g, u, t, tiles[MEAN], tree)
+            spread_block(scale, g, u, t, tiles[SCALE], tree)
+        load_block(x, g, u, t, x_hat, tree)
+        standardize(x_hat, tiles, s)
+        load_block(dy, g, u, t, dys, tree)
         times(x_hat, dys, s)
         add_block(x_hat, lengths, t, rows, lanes, u, stacks[0], sums[1], a)
         add_block(dys, lengths, t, rows, lanes, u, stacks[1], sums[1], a)
@@ -360,30 +402,32 @@ def affine_pass(
 
 @inner
 def count_pass(
-    x: Any, g: int, u: int, row_of_lanes: Any, tiles: Any, norm: int, counts: Any, tree: Any, like: Any
+    x: Any, g: int, u: int, block: Any, tiles: Any, norm: int, counts: Any, tree: Any, like: Any
 ) -> None:  # fmt: skip
     """Into the first lane of counts: how many are above the k-th place and how many tied there, and
     the sums of their signs; for a range, how many are at the maximum and at the minimum."""
-    _, _, lanes, _, n = tree
+    _, _, lanes, rows, n = tree
     counts[:] = 0
     above, tied, signs_above, signs_tied = counts[0], counts[1], counts[2], counts[3]
-    last, least = tiles[LAST], tiles[LEAST]
+    mean, last, least = tiles[MEAN], tiles[LAST], tiles[LEAST]
     for start in range(0, n, lanes):
         count = min(lanes, n - start)
-        row = row_of_lanes[: count * u]
+        row = block[: count * u]
+        ask(x, g, u, start + count, min(lanes, n - start - count))
         load(x, g, u, start, count, row)
-        deviations(row, tiles, like[0])
         if norm == TOP:
             for q in range(row.size):
-                over, at = np.float32(abs(row[q]) > last[q]), np.float32(abs(row[q]) == last[q])
+                d = grid(row[q] - mean[q], like[0])
+                over, at = np.float32(abs(d) > last[q]), np.float32(abs(d) == last[q])
                 above[q] += over
                 tied[q] += at
-                signs_above[q] += over * sign(row[q])
-                signs_tied[q] += at * sign(row[q])
+                signs_above[q] += over * sign(d)
+                signs_tied[q] += at * sign(d)
         else:
             for q in range(row.size):
-                above[q] += np.float32(row[q] == last[q])
-                tied[q] += np.float32(row[q] == least[q])
+                d = grid(row[q] - mean[q], like[0])
+                above[q] += np.float32(d == last[q])
+                tied[q] += np.float32(d == least[q])
     for each in range(COUNTS):
         whole_sum(counts[each], lanes, u)
 
@@ -401,14 +445,10 @@ def direction_pass(
 ) -> Any:  # fmt: skip
     """The roots for the mean of h."""
     starts, lengths, lanes, rows, _ = tree
-    blocks = len(starts) // rows
+    used, blocks = rows * lanes * u, len(starts) // rows
     for t in range(blocks):
-        for r in range(rows):
-            start, count = starts[t * rows + r], lengths[t * rows + r]
-            row = block[r * lanes * u : (r * lanes + count) * u]
-            load(x, g, u, start, count, row)
-            deviations(row, tiles, like[0])
-            directions(row, tiles, norm, like[1])
+        load_block(x, g, u, t, block, tree)
+        directions(block[:used], tiles, norm, like[0], like[1])
         add_block(block, lengths, t, rows, lanes, u, stack, sums[0], like[1])
     return roots(stack, blocks, lanes, u, sums[0], like[1])
 
@@ -416,35 +456,63 @@ def direction_pass(
 # --- called from Python -----------------------------------------------------------------------------
 #
 # gamma, beta, mean and scale have the dtype that is computed in; gamma and beta one number for each
-# group or (per_value) for each of a group's values. k is Top-k's, constant and eps have been rounded
-# to the accumulator's dtype. groups: first, last, and units, how many at a time.
+# group or (per_value) for each of a group's values. k is Top-k's; constant and eps have been rounded
+# to the accumulator's dtype. groups: first, last, and units, how many at a time. like: numbers that
+# stand for the dtype of x, that of the accumulator and the one that is computed in. x, y, dy, dx, the
+# leaves in tree, and scratch come as places (see `array_at`).
 # One number a group is computed in float64 and rounded once, which is the same (`lpnorm.fast.lanes`).
+
+
+def scratch_shapes(lanes: int, rows: int, blocks: int, units: int, k: int) -> list[tuple[int, ...]]:
+    """What the functions below work in: blocks, stacks, tiles, counts and heaps."""
+    step = lanes * units
+    levels = (blocks - 1).bit_length()
+    return [
+        (3, rows * step),
+        (5, levels + 1, step),
+        (TILES, rows * step),
+        (COUNTS, step),
+        (units, k),
+    ]
+
+
+@inner
+def opened(tree: Any, scratch: Any, like: Any) -> Any:
+    """The arrays at these places."""
+    starts, lengths = array_at(tree[0], np.int64(0)), array_at(tree[1], np.int64(0))
+    blocks, stacks, tiles = (
+        array_at(scratch[0], like[2]),
+        array_at(scratch[1], like[2]),
+        array_at(scratch[2], like[2]),
+    )
+    counts, heaps = array_at(scratch[3], like[2]), array_at(scratch[4], like[2])
+    return (starts, lengths, tree[2], tree[3], tree[4]), blocks, stacks, tiles, counts, heaps
 
 
 @entry
 def forward(
     x: Any, y: Any, gamma: Any, beta: Any, mean: Any, scale: Any, per_value: bool,
-    norm: int, k: int, constant: float, eps: float, sums: Any, tree: Any, like: Any, groups: Any,
+    norm: int, k: int, constant: float, eps: float, sums: Any, tree: Any, like: Any, scratch: Any, groups: Any,
 ) -> None:  # fmt: skip
     """y, mean and scale of groups first ... last - 1."""
-    _, _, lanes, rows, n = tree
-    s, a = like
+    tree_, blocks, stacks, tiles, _, heaps = opened(tree, scratch, like)
+    _, _, lanes, rows, n = tree_
+    s, a, _ = like
+    x_, y_, block, stack = array_at(x, s), array_at(y, s), blocks[0], stacks[0]
     weight, _, largest = sums
     first, last, units = groups
-    dtype = gamma.dtype
-    block, stack = np.empty(rows * lanes * units, dtype), stack_for(tree, units, dtype)
-    tiles = np.empty((TILES, lanes * units), dtype)
-    heaps, nan = np.empty((units, k), dtype), np.empty(units, np.bool_)
     watch = norm == RANGE or (norm == TOP and k == 1)
     for g in range(first, last, units):
         u = min(units, last - g)
-        root = mean_pass(x, g, u, block, stack, tiles, watch, sums, tree, like)
+        root = mean_pass(x_, g, u, block, stack, tiles, watch, sums, tree_, like)
         for j in range(u):
             mean[g + j] = average(root[j], n, weight, largest, a)
-        spread(mean, False, g, u, 0, lanes, tiles[MEAN])
+        spread(mean, False, g, u, 0, rows * lanes, tiles[MEAN])
 
-        if not watch:
-            root = statistic_pass(x, g, u, block, stack, tiles, norm, heaps, nan, sums, tree, like)
+        if watch:
+            extremes_of_lanes(tiles, lanes, u)
+        else:
+            root = statistic_pass(x_, g, u, block, stack, tiles, norm, heaps, sums, tree_, like)
         for j in range(u):
             statistic = np.nan
             if watch:
@@ -455,7 +523,7 @@ def forward(
                     statistic = np.float64(larger(abs(top), abs(least)))
             elif norm != TOP:
                 statistic = average(root[j], n, weight, largest, a)
-            elif not nan[j]:  # the k largest, added in increasing order
+            elif not tiles[NAN, j]:  # the k largest, added in increasing order
                 heaps[j].sort()
                 fold(heaps[j], k, 1, 1, weight, a)
                 statistic = average(heaps[j, 0], k, weight, largest, a)
@@ -463,9 +531,9 @@ def forward(
                 scale[g + j] = grid(np.sqrt(grid(statistic + eps, a)), a)
             else:
                 scale[g + j] = grid(grid(constant * statistic, a) + eps, a)
-        spread(scale, False, g, u, 0, lanes, tiles[SCALE])
+        spread(scale, False, g, u, 0, rows * lanes, tiles[SCALE])
 
-        write(x, y, g, u, block, gamma, beta, per_value, tiles, tree, s)
+        write(x_, y_, g, u, block, gamma, beta, per_value, tiles, tree_, s)
 
 
 @inner
@@ -474,57 +542,58 @@ def write(
     tiles: Any, tree: Any, s: Any,
 ) -> None:  # fmt: skip
     """y = gamma x_hat + beta."""
-    _, _, lanes, _, n = tree
-    for start in range(0, n, lanes):
-        count = min(lanes, n - start)
+    _, _, lanes, rows, n = tree
+    for start in range(0, n, rows * lanes):
+        count = min(rows * lanes, n - start)
         if per_value or start == 0:
             spread(gamma, per_value, g, u, start, count, tiles[GAMMA])
             spread(beta, per_value, g, u, start, count, tiles[BETA])
+        following = min(rows * lanes, n - start - count)
+        ask(x, g, u, start + count, following)
+        ask(y, g, u, start + count, following)
         row = row_of_lanes[: count * u]
         load(x, g, u, start, count, row)
-        normalized(row, tiles, s)
+        normalize(row, tiles, s)
         store(row, y, g, u, start, count, s)
 
 
 @entry
 def inference(
-    x: Any, y: Any, gamma: Any, beta: Any, mean: Any, scale: Any, tree: Any, like: Any, groups: Any
+    x: Any, y: Any, gamma: Any, beta: Any, mean: Any, scale: Any, tree: Any, like: Any,
+    scratch: Any, groups: Any,
 ) -> None:  # fmt: skip
     """y of groups first ... last - 1, for mean and scale that are constants."""
-    _, _, lanes, _, _ = tree
+    tree_, blocks, _, tiles, _, _ = opened(tree, scratch, like)
+    _, _, lanes, rows, _ = tree_
+    x_, y_, row = array_at(x, like[0]), array_at(y, like[0]), blocks[0]
     first, last, units = groups
-    row = np.empty(lanes * units, gamma.dtype)
-    tiles = np.empty((TILES, lanes * units), gamma.dtype)
     for g in range(first, last, units):
         u = min(units, last - g)
-        spread(mean, False, g, u, 0, lanes, tiles[MEAN])
-        spread(scale, False, g, u, 0, lanes, tiles[SCALE])
-        write(x, y, g, u, row, gamma, beta, False, tiles, tree, like[0])
+        spread(mean, False, g, u, 0, rows * lanes, tiles[MEAN])
+        spread(scale, False, g, u, 0, rows * lanes, tiles[SCALE])
+        write(x_, y_, g, u, row, gamma, beta, False, tiles, tree_, like[0])
 
 
 @entry
 def affine_sums(
     dy: Any, x: Any, mean: Any, scale: Any, dgamma: Any, dbeta: Any, per_value: bool,
-    sums: Any, tree: Any, like: Any, groups: Any,
+    sums: Any, tree: Any, like: Any, scratch: Any, groups: Any,
 ) -> None:  # fmt: skip
     """dgamma = sum dy x_hat and dbeta = sum dy over the values of groups first ... last - 1.
 
     per_value: layer norm, whose gamma has one number a *column*: a group here is a column, and mean
     and scale belong to its values.
     """
-    starts, _, lanes, rows, n = tree
+    tree_, blocks, stacks, tiles, _, _ = opened(tree, scratch, like)
+    starts, _, lanes, rows, n = tree_
+    dy_, x_ = array_at(dy, like[0]), array_at(x, like[0])
     first, last, units = groups
-    dtype = mean.dtype
-    stack = stack_for(tree, units, dtype)
-    stacks = np.empty((2, stack.shape[0], stack.shape[1]), dtype)
-    blocks = np.empty((2, rows * lanes * units), dtype)
-    tiles = np.empty((TILES, lanes * units), dtype)
     for g in range(first, last, units):
         u = min(units, last - g)
         if not per_value:
-            spread(mean, False, g, u, 0, lanes, tiles[MEAN])
-            spread(scale, False, g, u, 0, lanes, tiles[SCALE])
-        affine_pass(dy, x, g, u, blocks, stacks, tiles, mean, scale, per_value, sums, tree, like)
+            spread(mean, False, g, u, 0, rows * lanes, tiles[MEAN])
+            spread(scale, False, g, u, 0, rows * lanes, tiles[SCALE])
+        affine_pass(dy_, x_, g, u, blocks, stacks, tiles, mean, scale, per_value, sums, tree_, like)
         for stack, result in ((stacks[0], dgamma), (stacks[1], dbeta)):
             root = roots(stack, len(starts) // rows, lanes, u, sums[1], like[1])
             for j in range(u):
@@ -535,39 +604,34 @@ def affine_sums(
 def backward(
     dy: Any, x: Any, dx: Any, gamma: Any, mean: Any, scale: Any, dgamma: Any, dbeta: Any,
     per_value: bool, affine: bool, norm: int, k: int, constant: float, exact: int,
-    sums: Any, tree: Any, like: Any, groups: Any,
+    sums: Any, tree: Any, like: Any, scratch: Any, groups: Any,
 ) -> None:  # fmt: skip
     """dx of groups first ... last - 1, and (affine) their dgamma and dbeta.
 
     exact: how many signs the accumulator can add without rounding.
     """
-    starts, _, lanes, rows, n = tree
-    s, a = like
+    tree_, blocks, stacks, tiles, counts, heaps = opened(tree, scratch, like)
+    starts, _, lanes, rows, n = tree_
+    s, a, _ = like
+    dy_, x_, dx_ = array_at(dy, s), array_at(x, s), array_at(dx, s)
     weight, weight_of_sums, largest = sums
     first, last, units = groups
-    dtype = gamma.dtype
-    blocks = np.empty((3, rows * lanes * units), dtype)
-    stack = stack_for(tree, units, dtype)
-    stacks = np.empty((5, stack.shape[0], stack.shape[1]), dtype)
-    tiles = np.empty((TILES, lanes * units), dtype)
-    counts = np.empty((COUNTS, lanes * units), dtype)
-    heaps, nan = np.empty((units, k), dtype), np.empty(units, np.bool_)
     m = k if norm == TOP else 1 if norm == RANGE else n
     weight_of_terms = weight if m == n else weight_of_sums
     many = len(starts) // rows
     for g in range(first, last, units):
         u = min(units, last - g)
-        spread(mean, False, g, u, 0, lanes, tiles[MEAN])
-        spread(scale, False, g, u, 0, lanes, tiles[SCALE])
+        spread(mean, False, g, u, 0, rows * lanes, tiles[MEAN])
+        spread(scale, False, g, u, 0, rows * lanes, tiles[SCALE])
         if not per_value:
-            spread(gamma, False, g, u, 0, lanes, tiles[GAMMA])
+            spread(gamma, False, g, u, 0, rows * lanes, tiles[GAMMA])
         if norm != NONE:
             gradient_pass(
-                dy, x, g, u, blocks, stacks, tiles, gamma, per_value, affine, norm, heaps, nan,
-                sums, weight_of_terms, tree, like,
+                dy_, x_, g, u, blocks, stacks, tiles, gamma, per_value, affine, norm, heaps,
+                sums, weight_of_terms, tree_, like,
             )  # fmt: skip
         elif affine:
-            affine_pass(dy, x, g, u, blocks, stacks, tiles, mean, scale, False, sums, tree, like)
+            affine_pass(dy_, x_, g, u, blocks, stacks, tiles, mean, scale, False, sums, tree_, like)
         if affine:
             for stack, result in ((stacks[0], dgamma), (stacks[1], dbeta)):
                 root = roots(stack, many, lanes, u, weight_of_sums, a)
@@ -585,9 +649,9 @@ def backward(
                 if norm == TOP:
                     top = heaps[j, 0] if k > 1 else larger(abs(top), abs(least))
                 tiles[B, j], tiles[C, j] = top, least  # as scratch: they are set below
-            spread(tiles[B], False, 0, u, 0, lanes, tiles[LAST])
-            spread(tiles[C], False, 0, u, 0, lanes, tiles[LEAST])
-            count_pass(x, g, u, blocks[0], tiles, norm, counts, tree, like)
+            spread(tiles[B], False, 0, u, 0, rows * lanes, tiles[LAST])
+            spread(tiles[C], False, 0, u, 0, rows * lanes, tiles[LEAST])
+            count_pass(x_, g, u, blocks[0], tiles, norm, counts, tree_, like)
             for j in range(u):
                 if norm == TOP:
                     tiles[B, j] = grid(np.float64(k - counts[0, j]) / max(counts[1, j], 1.0), a)
@@ -600,15 +664,15 @@ def backward(
                     rounded |= tiles[LAST, j] == tiles[LEAST, j]
                     tiles[SIGNS, j] = 0
             rounded |= m > exact or n > 2**24  # where 1 / 2^L no longer fits float16
-            spread(tiles[B], False, 0, u, 0, lanes, tiles[SHARE])
-            spread(tiles[C], False, 0, u, 0, lanes, tiles[LEAST_SHARE])
+            spread(tiles[B], False, 0, u, 0, rows * lanes, tiles[SHARE])
+            spread(tiles[C], False, 0, u, 0, rows * lanes, tiles[LEAST_SHARE])
 
         if norm != NONE:
             terms = roots(stacks[2], many, lanes, u, weight_of_terms, a)
             gs = roots(stacks[3], many, lanes, u, weight, a)
             hs = tiles[SIGNS]
             if rounded:
-                hs = direction_pass(x, g, u, blocks[0], stacks[4], tiles, norm, sums, tree, like)
+                hs = direction_pass(x_, g, u, blocks[0], stacks[4], tiles, norm, sums, tree_, like)
             elif norm == L2:
                 hs = roots(stacks[4], many, lanes, u, weight, a)
             for j in range(u):
@@ -624,24 +688,19 @@ def backward(
                 mean_of_g = average(gs[j], n, weight, largest, a)
                 terms[j] = c
                 gs[j] = grid(mean_of_g - grid(c * mean_of_h, a), a)
-            spread(gs, False, 0, u, 0, lanes, tiles[B])
-            spread(terms, False, 0, u, 0, lanes, tiles[C])
+            spread(gs, False, 0, u, 0, rows * lanes, tiles[B])
+            spread(terms, False, 0, u, 0, rows * lanes, tiles[C])
 
-        for start in range(0, n, lanes):
-            count = min(lanes, n - start)
+        for start in range(0, n, rows * lanes):
+            count = min(rows * lanes, n - start)
+            following = min(rows * lanes, n - start - count)
+            ask(x_, g, u, start + count, following)
+            ask(dy_, g, u, start + count, following)
+            ask(dx_, g, u, start + count, following)
             row, result = blocks[0, : count * u], blocks[1, : count * u]
-            load(dy, g, u, start, count, result)
+            load(dy_, g, u, start, count, result)
             if per_value:
                 spread(gamma, True, g, u, start, count, tiles[GAMMA])
-            times(result, tiles[GAMMA], s)
-            if norm == NONE:
-                divided(result, tiles, s)
-            else:
-                load(x, g, u, start, count, row)
-                deviations(row, tiles, s)
-                if norm == L2:
-                    divided(row, tiles, s)
-                else:
-                    directions(row, tiles, norm, a)
-                gradient(result, row, tiles, s)
-            store(result, dx, g, u, start, count, s)
+            load(x_, g, u, start, count, row)
+            gradients(result, row, tiles, norm, s, a)
+            store(result, dx_, g, u, start, count, s)
