@@ -47,8 +47,8 @@ from numba.extending import intrinsic, overload
 
 from lpnorm.fast.compiled import inner
 
-WIDTH = 512  # values of a leaf: 4 KB in float32, so that a block stays in the first-level cache
-ROWS = 8  # leaves of a block
+WIDTH = 1024  # values of a leaf: 4 KB in float32, so that a block stays in the first-level cache
+ROWS = 4  # leaves of a block
 
 
 @lru_cache(maxsize=256)
@@ -358,15 +358,20 @@ def add_block(
         for q in range(r * width + lengths[t * rows + r] * units, (r + 1) * width):
             block[q] = -block.dtype.type(0)
     fold(block, rows * lanes, lanes, units, weight, a)
-    row = block[:width]
+    push(block[:width], t, stack, weight, a)
+
+
+@inner
+def push(row: Any, t: int, stack: Any, weight: Any, a: Any) -> None:
+    """The t-th block, folded into one row, onto the stack: add it to those that wait for it."""
     level = 0
     while (t >> level) & 1:
-        waiting = stack[level, :width]
-        for q in range(width):
+        waiting = stack[level, : row.size]
+        for q in range(row.size):
             row[q] = grid(grid(waiting[q] * weight, a) + grid(row[q] * weight, a), a)
         level += 1
-    top = stack[level, :width]
-    for q in range(width):
+    top = stack[level, : row.size]
+    for q in range(row.size):
         top[q] = row[q]
 
 

@@ -26,6 +26,8 @@ import numpy as np
 
 from lpnorm.fast.compiled import entry, inner
 from lpnorm.fast.lanes import (
+    ROWS,
+    WIDTH,
     add_block,
     array_at,
     ask,
@@ -33,6 +35,7 @@ from lpnorm.fast.lanes import (
     fold,
     grid,
     load,
+    push,
     roots,
     spread,
     store,
@@ -332,50 +335,138 @@ def statistic_pass(
     return roots(stack, blocks, lanes, u, sums[0], like[1])
 
 
+# One scratch array whose rows are WIDTH apart, a constant: so the compiler knows which of the
+# many rows that `add_terms` reads and writes are different ones, and vectorizes it.
+X, DY = 0, ROWS * WIDTH  # the leaves of a block, of x and of dy
+GAMMAS = 2 * ROWS * WIDTH  # one row a leaf
+MEANS, SCALES = (3 * ROWS + 0) * WIDTH, (3 * ROWS + 1) * WIDTH
+SUMS = (3 * ROWS + 2) * WIDTH  # five rows: what `terms` returns, added up over the leaves
+LINES = 3 * ROWS + 7
+
+
+@inner
+def terms(w: Any, r: int, q: int, s: Any) -> Any:
+    """dy x_hat and dy (for gamma and beta), g x_hat, g, and x_hat (L2's h), of a lane of a leaf."""
+    x, dy = w[X + r * WIDTH + q], w[DY + r * WIDTH + q]
+    x_hat = grid(grid(x - w[MEANS + q], s) / w[SCALES + q], s)
+    g = grid(dy * w[GAMMAS + r * WIDTH + q], s)
+    return grid(dy * x_hat, s), dy, grid(g * x_hat, s), g, x_hat
+
+
+@inner
+def node(a: Any, b: Any, weight: Any, like: Any) -> Any:
+    return grid(grid(a * weight, like) + grid(b * weight, like), like)
+
+
+@inner
+def nodes(u: Any, v: Any, weights: Any, a: Any) -> Any:
+    """A node of each of the five trees, of the nodes u and v."""
+    return (
+        node(u[0], v[0], weights[0], a),
+        node(u[1], v[1], weights[1], a),
+        node(u[2], v[2], weights[2], a),
+        node(u[3], v[3], weights[3], a),
+        node(u[4], v[4], weights[4], a),
+    )
+
+
+@inner
+def put(w: Any, q: int, v: Any) -> None:
+    w[SUMS + q] = v[0]
+    w[SUMS + WIDTH + q] = v[1]
+    w[SUMS + 2 * WIDTH + q] = v[2]
+    w[SUMS + 3 * WIDTH + q] = v[3]
+    w[SUMS + 4 * WIDTH + q] = v[4]
+
+
+@inner
+def add_terms(w: Any, width: int, rows: int, weights: Any, s: Any, a: Any) -> None:
+    """The terms of all leaves of a block, folded into one row each."""
+    if rows == 4:
+        for q in range(width):
+            even = nodes(terms(w, 0, q, s), terms(w, 2, q, s), weights, a)
+            odd = nodes(terms(w, 1, q, s), terms(w, 3, q, s), weights, a)
+            put(w, q, nodes(even, odd, weights, a))
+    elif rows == 2:
+        for q in range(width):
+            put(w, q, nodes(terms(w, 0, q, s), terms(w, 1, q, s), weights, a))
+    else:
+        for q in range(width):
+            put(w, q, terms(w, 0, q, s))
+
+
+@inner
+def add_ragged(w: Any, q: int, t: int, u: int, weights: Any, s: Any, a: Any, tree: Any) -> None:
+    """`add_terms` for a lane that some leaves of the block lack: there the terms are -0."""
+    _, lengths, _, rows, _ = tree
+    zero = -w.dtype.type(0)
+    none = (zero, zero, zero, zero, zero)
+    first = terms(w, 0, q, s) if q < lengths[t * rows] * u else none
+    if rows == 1:
+        put(w, q, first)
+        return
+    second = terms(w, 1, q, s) if q < lengths[t * rows + 1] * u else none
+    if rows == 2:
+        put(w, q, nodes(first, second, weights, a))
+        return
+    third = terms(w, 2, q, s) if q < lengths[t * rows + 2] * u else none
+    fourth = terms(w, 3, q, s) if q < lengths[t * rows + 3] * u else none
+    put(w, q, nodes(nodes(first, third, weights, a), nodes(second, fourth, weights, a), weights, a))
+
+
+@inner
+def leaf(w: Any, at: int, r: int, u: int, t: int, tree: Any) -> Any:
+    """The row for the r-th leaf in the t-th block."""
+    _, lengths, _, rows, _ = tree
+    return w[at + r * WIDTH : at + r * WIDTH + lengths[t * rows + r] * u]
+
+
 @inner
 def gradient_pass(
-    dy: Any, x: Any, g: int, u: int, blocks: Any, stacks: Any, tiles: Any, gamma: Any,
+    dy: Any, x: Any, g: int, u: int, w: Any, size: Any, stacks: Any, tiles: Any, gamma: Any,
     per_value: bool, affine: bool, norm: int, heaps: Any,
-    sums: Any, weight_of_terms: Any, tree: Any, like: Any,
+    weights: Any, tree: Any, like: Any,
 ) -> None:  # fmt: skip
-    """Up to five trees: dy x_hat and dy (affine), g x_hat, g, and for L2 x_hat, its h."""
+    """The trees of the five `terms`; those nobody needs are left out."""
     starts, lengths, lanes, rows, _ = tree
     s, a, _ = like
-    used, k = rows * lanes * u, heaps.shape[1]
-    x_hat, dys, terms = blocks[0, :used], blocks[1, :used], blocks[2, :used]
+    k, width = heaps.shape[1], lanes * u
     tiles[SIGNS] = 0
     tiles[LOW] = np.inf
     tiles[HIGH] = -np.inf
     heaps[:] = -1
     tiles[NAN] = 0
+    copy(tiles[MEAN], w[MEANS : MEANS + width])
+    copy(tiles[SCALE], w[SCALES : SCALES + width])
+    for r in range(0 if per_value else rows):
+        copy(tiles[GAMMA], w[GAMMAS + r * WIDTH : GAMMAS + r * WIDTH + width])
     for t in range(len(starts) // rows):
-        load_block(x, g, u, t, x_hat, tree)
-        if norm == L1:
-            for r in range(rows):
-                count_signs(present(x_hat, r, u, t, tree), tiles, s)
-        elif norm == RANGE or (norm == TOP and k == 1):
-            for r in range(rows):
-                extremes(present(x_hat, r, u, t, tree), tiles)
-        elif norm == TOP:
-            copy(x_hat, terms)
-            magnitudes(terms, tiles, False, s)
-            for r in range(rows):
-                keep_largest(present(terms, r, u, t, tree), u, heaps, tiles[NAN])
-        standardize(x_hat, tiles, s)
-        load_block(dy, g, u, t, dys, tree)
-        if affine:
-            products(dys, x_hat, terms, s)
-            add_block(terms, lengths, t, rows, lanes, u, stacks[0], sums[1], a)
-            copy(dys, terms)
-            add_block(terms, lengths, t, rows, lanes, u, stacks[1], sums[1], a)
-        if per_value:
-            spread_block(gamma, g, u, t, tiles[GAMMA], tree)
-        times(dys, tiles[GAMMA], s)
-        products(dys, x_hat, terms, s)
-        add_block(terms, lengths, t, rows, lanes, u, stacks[2], weight_of_terms, a)
-        add_block(dys, lengths, t, rows, lanes, u, stacks[3], sums[0], a)
-        if norm == L2:
-            add_block(x_hat, lengths, t, rows, lanes, u, stacks[4], sums[0], a)
+        shortest = lanes
+        for r in range(rows):
+            i = t * rows + r
+            shortest = min(shortest, lengths[i])
+            if i + rows < len(starts):
+                ask(x, g, u, starts[i + rows], lengths[i + rows])
+                ask(dy, g, u, starts[i + rows], lengths[i + rows])
+            row = leaf(w, X, r, u, t, tree)
+            load(x, g, u, starts[i], lengths[i], row)
+            load(dy, g, u, starts[i], lengths[i], leaf(w, DY, r, u, t, tree))
+            if norm == L1:
+                count_signs(row, tiles, s)
+            elif norm == RANGE or (norm == TOP and k == 1):
+                extremes(row, tiles)
+            elif norm == TOP:
+                copy(row, size[: row.size])
+                magnitudes(size[: row.size], tiles, False, s)
+                keep_largest(size[: row.size], u, heaps, tiles[NAN])
+            if per_value:
+                spread(gamma, True, g, u, starts[i], lengths[i], leaf(w, GAMMAS, r, u, t, tree))
+        add_terms(w, width, rows, weights, s, a)
+        for q in range(shortest * u, width):
+            add_ragged(w, q, t, u, weights, s, a, tree)
+        for i in range(0 if affine else 2, 5 if norm == L2 else 4):
+            row = w[SUMS + i * WIDTH : SUMS + i * WIDTH + width]
+            push(row, t, stacks[i], weights[i], a)
 
 
 @inner
@@ -464,7 +555,7 @@ def direction_pass(
 
 
 def scratch_shapes(lanes: int, rows: int, blocks: int, units: int, k: int) -> list[tuple[int, ...]]:
-    """What the functions below work in: blocks, stacks, tiles, counts and heaps."""
+    """What the functions below work in: blocks, stacks, tiles, counts, heaps, lines."""
     step = lanes * units
     levels = (blocks - 1).bit_length()
     return [
@@ -473,6 +564,7 @@ def scratch_shapes(lanes: int, rows: int, blocks: int, units: int, k: int) -> li
         (TILES, rows * step),
         (COUNTS, step),
         (units, k),
+        (LINES * WIDTH,),
     ]
 
 
@@ -486,7 +578,8 @@ def opened(tree: Any, scratch: Any, like: Any) -> Any:
         array_at(scratch[2], like[2]),
     )
     counts, heaps = array_at(scratch[3], like[2]), array_at(scratch[4], like[2])
-    return (starts, lengths, tree[2], tree[3], tree[4]), blocks, stacks, tiles, counts, heaps
+    lines = array_at(scratch[5], like[2])
+    return (starts, lengths, tree[2], tree[3], tree[4]), blocks, stacks, tiles, counts, heaps, lines
 
 
 @entry
@@ -495,7 +588,7 @@ def forward(
     norm: int, k: int, constant: float, eps: float, sums: Any, tree: Any, like: Any, scratch: Any, groups: Any,
 ) -> None:  # fmt: skip
     """y, mean and scale of groups first ... last - 1."""
-    tree_, blocks, stacks, tiles, _, heaps = opened(tree, scratch, like)
+    tree_, blocks, stacks, tiles, _, heaps, _ = opened(tree, scratch, like)
     _, _, lanes, rows, n = tree_
     s, a, _ = like
     x_, y_, block, stack = array_at(x, s), array_at(y, s), blocks[0], stacks[0]
@@ -563,7 +656,7 @@ def inference(
     scratch: Any, groups: Any,
 ) -> None:  # fmt: skip
     """y of groups first ... last - 1, for mean and scale that are constants."""
-    tree_, blocks, _, tiles, _, _ = opened(tree, scratch, like)
+    tree_, blocks, _, tiles, _, _, _ = opened(tree, scratch, like)
     _, _, lanes, rows, _ = tree_
     x_, y_, row = array_at(x, like[0]), array_at(y, like[0]), blocks[0]
     first, last, units = groups
@@ -584,7 +677,7 @@ def affine_sums(
     per_value: layer norm, whose gamma has one number a *column*: a group here is a column, and mean
     and scale belong to its values.
     """
-    tree_, blocks, stacks, tiles, _, _ = opened(tree, scratch, like)
+    tree_, blocks, stacks, tiles, _, _, _ = opened(tree, scratch, like)
     starts, _, lanes, rows, n = tree_
     dy_, x_ = array_at(dy, like[0]), array_at(x, like[0])
     first, last, units = groups
@@ -610,7 +703,7 @@ def backward(
 
     exact: how many signs the accumulator can add without rounding.
     """
-    tree_, blocks, stacks, tiles, counts, heaps = opened(tree, scratch, like)
+    tree_, blocks, stacks, tiles, counts, heaps, lines = opened(tree, scratch, like)
     starts, _, lanes, rows, n = tree_
     s, a, _ = like
     dy_, x_, dx_ = array_at(dy, s), array_at(x, s), array_at(dx, s)
@@ -618,6 +711,7 @@ def backward(
     first, last, units = groups
     m = k if norm == TOP else 1 if norm == RANGE else n
     weight_of_terms = weight if m == n else weight_of_sums
+    weights = weight_of_sums, weight_of_sums, weight_of_terms, weight, weight
     many = len(starts) // rows
     for g in range(first, last, units):
         u = min(units, last - g)
@@ -627,8 +721,8 @@ def backward(
             spread(gamma, False, g, u, 0, rows * lanes, tiles[GAMMA])
         if norm != NONE:
             gradient_pass(
-                dy_, x_, g, u, blocks, stacks, tiles, gamma, per_value, affine, norm, heaps,
-                sums, weight_of_terms, tree_, like,
+                dy_, x_, g, u, lines, blocks[0], stacks, tiles, gamma, per_value, affine, norm,
+                heaps, weights, tree_, like,
             )  # fmt: skip
         elif affine:
             affine_pass(dy_, x_, g, u, blocks, stacks, tiles, mean, scale, False, sums, tree_, like)
