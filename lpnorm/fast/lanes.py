@@ -18,8 +18,8 @@ Only at the end of a leaf can lanes be missing (a value "that waits" has no part
 -0, which changes nothing that it is added to, and the one that waits is still multiplied by
 `weight` (1/2 in a tree of averages, 1 in a tree of sums).
 
-A few leaves are put side by side as one **block** with the lowest bit of the counter outermost;
-then folding the block in half *is* adding those that differ by s_1, and so on.
+ROWS leaves are taken together as a **block**, with the lowest bit of the counter outermost: of
+four, the first and the third differ by s_1 and so do the second and the fourth.
 
 **Units.** Where the values of several groups alternate in memory (channels last), a lane is not
 one value but one of each of `units` groups: the same loops over units times as many values.
@@ -205,48 +205,41 @@ def _array_at(place: Any, like: Any) -> Any:
 
 
 @inner
-def load(x: Any, group: int, units: int, start: int, count: int, row: Any) -> None:
-    """Values start ... start + count - 1 of `units` groups, unit by unit, into the row."""
-    inner_size = x.shape[2]
-    if inner_size == 1:
-        for i in range(count):
-            _widen_all(x[start + i, group : group + units, 0], row[i * units : (i + 1) * units])
-        return
-    i = start // inner_size
-    begin = start - i * inner_size
-    done = 0
-    while done < count:
-        run = min(inner_size - begin, count - done)
-        _widen_all(x[i, group, begin : begin + run], row[done : done + run])
-        done += run
-        begin = 0
-        i += 1
+def run_length(x: Any, units: int, start: int, most: int) -> int:
+    """How many lanes, from value `start` of a group on and at most so many, are one run of memory."""
+    groups, inner_size = x.shape[1], x.shape[2]
+    if inner_size > 1:
+        return min(most, inner_size - start % inner_size)
+    return most if units == groups else 1
 
 
 @inner
-def store(row: Any, y: Any, group: int, units: int, start: int, count: int, s: Any) -> None:
-    """`load` backwards; s stands for the dtype of y."""
-    inner_size = y.shape[2]
-    if inner_size == 1:
-        for i in range(count):
-            _narrow_all(row[i * units : (i + 1) * units], y[start + i, group : group + units, 0], s)
-        return
-    i = start // inner_size
-    begin = start - i * inner_size
+def run_of(x: Any, group: int, units: int, start: int, count: int) -> Any:
+    """That run: `count` lanes of `units` groups."""
+    groups, inner_size = x.shape[1], x.shape[2]
+    outer = start // inner_size
+    first = (outer * groups + group) * inner_size + start - outer * inner_size
+    return x.reshape(-1)[first : first + count * units]
+
+
+@inner
+def load(x: Any, group: int, units: int, start: int, count: int, row: Any) -> None:
+    """Values start ... start + count - 1 of `units` groups, unit by unit, into the row."""
     done = 0
     while done < count:
-        run = min(inner_size - begin, count - done)
-        _narrow_all(row[done : done + run], y[i, group, begin : begin + run], s)
-        done += run
-        begin = 0
-        i += 1
+        more = run_length(x, units, start + done, count - done)
+        run = run_of(x, group, units, start + done, more)
+        lanes = row[done * units : (done + more) * units]
+        for q in range(run.size):
+            lanes[q] = widen(run[q])
+        done += more
 
 
 LINE = 64  # bytes that come from memory together
 
 
 def touch(x: Any, i: Any) -> None:
-    """Ask for the line of memory that x.flat[i] is in (x C-contiguous), and do not wait for it."""
+    """Ask for the line of memory that x[i] is in, and do not wait for it."""
 
 
 @intrinsic
@@ -270,36 +263,16 @@ def _touch(x: Any, i: Any) -> Any:
 
 @inner
 def ask(x: Any, group: int, units: int, start: int, count: int) -> None:
-    """Ask for what `load` or `store` will want next. A leaf or two is too short for the processor
-    to see a pattern, and without this it waits for memory half of the time."""
-    groups, inner_size = x.shape[1], x.shape[2]
+    """Ask for the memory of these values before it is needed. A leaf or two is too short for the
+    processor to see a pattern, and without this it waits for memory half of the time."""
     step = LINE // x.itemsize
-    if inner_size == 1:
-        for i in range(start, start + count):
-            for q in range(0, units, step):
-                touch(x, i * groups + group + q)
-        return
-    i = start // inner_size
-    begin = start - i * inner_size
-    while count > 0:
-        run = min(inner_size - begin, count)
-        for q in range(0, run, step):
-            touch(x, (i * groups + group) * inner_size + begin + q)
-        count -= run
-        begin = 0
-        i += 1
-
-
-@inner
-def _widen_all(source: Any, row: Any) -> None:
-    for q in range(row.size):
-        row[q] = widen(source[q])
-
-
-@inner
-def _narrow_all(row: Any, target: Any, s: Any) -> None:
-    for q in range(row.size):
-        target[q] = narrow(row[q], s)
+    done = 0
+    while done < count:
+        more = run_length(x, units, start + done, count - done)
+        run = run_of(x, group, units, start + done, more)
+        for q in range(0, run.size, step):
+            touch(run, q)
+        done += more
 
 
 @inner
@@ -326,39 +299,24 @@ def spread(
 
 
 @inner
+def node(a: Any, b: Any, weight: Any, like: Any) -> Any:
+    """Two partners; `like` stands for the accumulator's dtype."""
+    return grid(grid(a * weight, like) + grid(b * weight, like), like)
+
+
+@inner
 def fold(row: Any, n: int, last: int, units: int, weight: Any, a: Any) -> None:
     """Fold n lanes in half until `last` are left, as `Accumulate` does; a: the accumulator."""
     while n > last:
         half = n // 2
         front, back = row[: half * units], row[(n - half) * units : n * units]
         for q in range(front.size):
-            front[q] = grid(grid(front[q] * weight, a) + grid(back[q] * weight, a), a)
+            front[q] = node(front[q], back[q], weight, a)
         n -= half
         if n > half:  # the middle one waits
             waits = row[half * units : n * units]
             for q in range(waits.size):
                 waits[q] = grid(waits[q] * weight, a)
-
-
-@inner
-def add_block(
-    block: Any,
-    lengths: Any,
-    t: int,
-    rows: int,
-    lanes: int,
-    units: int,
-    stack: Any,
-    weight: Any,
-    a: Any,
-) -> None:
-    """The t-th block of leaves into the tree. What is in the block is destroyed."""
-    width = lanes * units
-    for r in range(rows):
-        for q in range(r * width + lengths[t * rows + r] * units, (r + 1) * width):
-            block[q] = -block.dtype.type(0)
-    fold(block, rows * lanes, lanes, units, weight, a)
-    push(block[:width], t, stack, weight, a)
 
 
 @inner
@@ -368,7 +326,7 @@ def push(row: Any, t: int, stack: Any, weight: Any, a: Any) -> None:
     while (t >> level) & 1:
         waiting = stack[level, : row.size]
         for q in range(row.size):
-            row[q] = grid(grid(waiting[q] * weight, a) + grid(row[q] * weight, a), a)
+            row[q] = node(waiting[q], row[q], weight, a)
         level += 1
     top = stack[level, : row.size]
     for q in range(row.size):
