@@ -204,35 +204,44 @@ def _array_at(place: Any, like: Any) -> Any:
     return lambda place, like: numba.carray(_pointer(place[0]), place[1], dtype)
 
 
-@inner
-def run_length(x: Any, units: int, start: int, most: int) -> int:
-    """How many lanes, from value `start` of a group on and at most so many, are one run of memory."""
-    groups, inner_size = x.shape[1], x.shape[2]
-    if inner_size > 1:
-        return min(most, inner_size - start % inner_size)
-    return most if units == groups else 1
+# Here x is (its values in memory's order, groups, inner), as `seen_at` makes it: slicing a flat
+# array is cheaper.
 
 
 @inner
-def run_of(x: Any, group: int, units: int, start: int, count: int) -> Any:
-    """That run: `count` lanes of `units` groups."""
-    groups, inner_size = x.shape[1], x.shape[2]
+def seen_at(place: Any, like: Any) -> Any:
+    """The array (outer, groups, inner) at a place."""
+    size = place[1][0] * place[1][1] * place[1][2]
+    return array_at((place[0], (size,)), like), place[1][1], place[1][2]
+
+
+@inner
+def whole_run(x: Any, group: int, units: int, start: int, most: int) -> Any:
+    """Where value `start` of a group is, and how many lanes from there on, at most so many, are one
+    run of memory."""
+    _, groups, inner_size = x
     outer = start // inner_size
-    first = (outer * groups + group) * inner_size + start - outer * inner_size
-    return x.reshape(-1)[first : first + count * units]
+    begin = start - outer * inner_size
+    at = (outer * groups + group) * inner_size + begin
+    if inner_size == 1 and units == groups:
+        return at, most
+    return at, min(most, inner_size - begin)
 
 
 @inner
 def load(x: Any, group: int, units: int, start: int, count: int, row: Any) -> None:
     """Values start ... start + count - 1 of `units` groups, unit by unit, into the row."""
+    values, groups, inner_size = x
+    at, run = whole_run(x, group, units, start, count)
     done = 0
     while done < count:
-        more = run_length(x, units, start + done, count - done)
-        run = run_of(x, group, units, start + done, more)
-        lanes = row[done * units : (done + more) * units]
-        for q in range(run.size):
-            lanes[q] = widen(run[q])
-        done += more
+        run = min(run, count - done)
+        source, lanes = values[at : at + run * units], row[done * units : (done + run) * units]
+        for q in range(source.size):
+            lanes[q] = widen(source[q])
+        done += run
+        at += run + (groups - 1) * inner_size
+        run = inner_size
 
 
 LINE = 64  # bytes that come from memory together
@@ -265,14 +274,17 @@ def _touch(x: Any, i: Any) -> Any:
 def ask(x: Any, group: int, units: int, start: int, count: int) -> None:
     """Ask for the memory of these values before it is needed. A leaf or two is too short for the
     processor to see a pattern, and without this it waits for memory half of the time."""
-    step = LINE // x.itemsize
+    values, groups, inner_size = x
+    at, run = whole_run(x, group, units, start, count)
+    step = LINE // values.itemsize
     done = 0
     while done < count:
-        more = run_length(x, units, start + done, count - done)
-        run = run_of(x, group, units, start + done, more)
-        for q in range(0, run.size, step):
-            touch(run, q)
-        done += more
+        run = min(run, count - done)
+        for q in range(at, at + run * units, step):
+            touch(values, q)
+        done += run
+        at += run + (groups - 1) * inner_size
+        run = inner_size
 
 
 @inner

@@ -40,10 +40,10 @@ from lpnorm.fast.lanes import (
     node,
     push,
     roots,
-    run_length,
-    run_of,
+    seen_at,
     spread,
     total,
+    whole_run,
     widen,
 )
 
@@ -500,9 +500,9 @@ def count_pass(x: Any, g: int, u: int, w: Any, norm: int, tree: Any, like: Any) 
         row(w, at, lanes * u)[:] = 0
     start = 0
     while start < n:
-        count = run_length(x, u, start, min(lanes, n - start))
-        count_run(run_of(x, g, u, start, count), w, norm, like[0])
-        start += count
+        at, run = whole_run(x, g, u, start, min(lanes, n - start))
+        count_run(x[0][at : at + run * u], w, norm, like[0])
+        start += run
     one = w.dtype.type(1)
     for at in (ABOVE, TIED, SIGNS):  # whole numbers, exact in any order
         fold(row(w, at, lanes * u), lanes, 1, u, one, one)
@@ -529,18 +529,19 @@ def write(
 ) -> None:  # fmt: skip
     """y = gamma x_hat + beta."""
     _, _, lanes, _, n = tree
+    if not per_value:
+        spread(gamma, False, g, u, 0, lanes, row(w, GAMMA, lanes * u))
+        spread(beta, False, g, u, 0, lanes, row(w, BETA, lanes * u))
     start = 0
     while start < n:
-        count = run_length(x, u, start, min(lanes, n - start))
-        if per_value or start == 0:
-            size = count if per_value else lanes
-            spread(gamma, per_value, g, u, start, size, row(w, GAMMA, size * u))
-            spread(beta, per_value, g, u, start, size, row(w, BETA, size * u))
-        following = min(lanes, n - start - count)
-        ask(x, g, u, start + count, following)
-        ask(y, g, u, start + count, following)
-        normalize_run(run_of(x, g, u, start, count), run_of(y, g, u, start, count), w, like[0])
-        start += count
+        at, run = whole_run(x, g, u, start, min(lanes, n - start))
+        if per_value:
+            spread(gamma, True, g, u, start, run, row(w, GAMMA, run * u))
+            spread(beta, True, g, u, start, run, row(w, BETA, run * u))
+        ask(x, g, u, start + lanes, min(run, n - start - lanes))
+        ask(y, g, u, start + lanes, min(run, n - start - lanes))
+        normalize_run(x[0][at : at + run * u], y[0][at : at + run * u], w, like[0])
+        start += run
 
 
 @inner
@@ -552,16 +553,15 @@ def write_gradient(
     _, _, lanes, _, n = tree
     start = 0
     while start < n:
-        count = run_length(x, u, start, min(lanes, n - start))
+        at, run = whole_run(x, g, u, start, min(lanes, n - start))
         if per_value:
-            spread(gamma, True, g, u, start, count, row(w, GAMMA, count * u))
-        following = min(lanes, n - start - count)
-        ask(x, g, u, start + count, following)
-        ask(dy, g, u, start + count, following)
-        ask(dx, g, u, start + count, following)
-        x_run, dy_run = run_of(x, g, u, start, count), run_of(dy, g, u, start, count)
-        gradient_run(dy_run, x_run, run_of(dx, g, u, start, count), w, norm, like[0], like[1])
-        start += count
+            spread(gamma, True, g, u, start, run, row(w, GAMMA, run * u))
+        ask(x, g, u, start + lanes, min(run, n - start - lanes))
+        ask(dy, g, u, start + lanes, min(run, n - start - lanes))
+        ask(dx, g, u, start + lanes, min(run, n - start - lanes))
+        end = at + run * u
+        gradient_run(dy[0][at:end], x[0][at:end], dx[0][at:end], w, norm, like[0], like[1])
+        start += run
 
 
 # --- called from Python -----------------------------------------------------------------------------
@@ -598,7 +598,7 @@ def forward(
     leaves, w, stacks, heaps = opened(tree, scratch, like)
     _, _, lanes, _, n = leaves
     s, a, _ = like
-    xs, ys, stack = array_at(x, s), array_at(y, s), stacks[0]
+    xs, ys, stack = seen_at(x, s), seen_at(y, s), stacks[0]
     weight, _, largest = sums
     first, last, units = groups
     watch = norm == RANGE or (norm == TOP and k == 1)
@@ -644,7 +644,7 @@ def inference(
     """y of groups first ... last - 1, for mean and scale that are constants."""
     leaves, w, _, _ = opened(tree, scratch, like)
     lanes = leaves[2]
-    xs, ys = array_at(x, like[0]), array_at(y, like[0])
+    xs, ys = seen_at(x, like[0]), seen_at(y, like[0])
     first, last, units = groups
     for g in range(first, last, units):
         u = min(units, last - g)
@@ -678,7 +678,7 @@ def affine_sums(
     """
     leaves, w, stacks, _ = opened(tree, scratch, like)
     lanes = leaves[2]
-    dys, xs = array_at(dy, like[0]), array_at(x, like[0])
+    dys, xs = seen_at(dy, like[0]), seen_at(x, like[0])
     first, last, units = groups
     for g in range(first, last, units):
         u = min(units, last - g)
@@ -702,7 +702,7 @@ def backward(
     leaves, w, stacks, heaps = opened(tree, scratch, like)
     starts, _, lanes, rows, n = leaves
     s, a, _ = like
-    dys, xs, dxs = array_at(dy, s), array_at(x, s), array_at(dx, s)
+    dys, xs, dxs = seen_at(dy, s), seen_at(x, s), seen_at(dx, s)
     weight, weight_of_sums, largest = sums
     first, last, units = groups
     m = k if norm == TOP else 1 if norm == RANGE else n
