@@ -1,7 +1,8 @@
 """Fixtures every test shares: the array library, and hypothesis' seed and number of examples.
 
 `pytest` runs every numerical test twice: on NumPy, and on CuPy if there is a GPU or else on the
-strict stand-in for it (tests/standin_cupy.py). LPNORM_EXAMPLES=1000 draws more.
+strict stand-in for it (tests/standin_cupy.py). LPNORM_EXAMPLES=1000 draws more;
+LPNORM_DEVICE=gpu refuses to start where there is no usable GPU.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
 )
 hypothesis.settings.load_profile("lpnorm")
+# The stand-in computes with NumPy: all it can find is a call that CuPy would refuse, and that
+# depends on the branches taken, not on the numbers drawn.
+FEWER = hypothesis.settings(max_examples=max(1, EXAMPLES // 4))
 
 
 def _gpu() -> str:
@@ -43,6 +47,23 @@ def _gpu() -> str:
 GPU_MISSING = _gpu()
 if GPU_MISSING:  # an import that failed half-way must not pass for CuPy
     sys.modules.pop("cupy", None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    asked = os.environ.get("LPNORM_DEVICE", "")
+    if asked not in ("", "gpu"):
+        raise pytest.UsageError(f'LPNORM_DEVICE must be "gpu" or not set, got {asked!r}')
+    if asked and GPU_MISSING:
+        raise pytest.UsageError(f"LPNORM_DEVICE=gpu: {GPU_MISSING}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """On the stand-in, hypothesis tests take FEWER examples."""
+    test = getattr(item, "obj", None)
+    if getattr(test, "is_hypothesis_test", False):
+        library = getattr(item, "callspec", None) and item.callspec.params.get("xp")
+        few = library == "cupy" and GPU_MISSING
+        test._hypothesis_internal_use_settings = FEWER if few else hypothesis.settings.default
 
 
 def pytest_report_header(config: pytest.Config) -> str:
