@@ -36,6 +36,11 @@ def cases_of(name: str) -> list[Any]:
         return [pytest.param(None, id=name, marks=pytest.mark.skip(reason=reason))]
 
 
+def slow(cases: list[Any]) -> list[Any]:
+    """JAX compiles every shape anew."""
+    return [pytest.param(*c.values, id=c.id, marks=[*c.marks, pytest.mark.slow]) for c in cases]
+
+
 # ---- running a candidate, without the judge -----------------------------------------------------
 
 
@@ -192,7 +197,7 @@ def test_torch_candidates_are_right(case: Case) -> None:
         assert error(got, want) < tolerance(case), shape
 
 
-@pytest.mark.parametrize("case", JAX)
+@pytest.mark.parametrize("case", [*JAX[:1], *slow(JAX[1:])])
 def test_jax_candidates_are_right(case: Case) -> None:
     for seed, shape in enumerate(shapes_for(case)):
         arrays = inputs(settings(case)[0], seed, shape)
@@ -282,11 +287,6 @@ def test_wrong_candidates_are_wrong(case: Case) -> None:
 
 
 # ---- the judge ---------------------------------------------------------------------------------
-
-
-def slow(cases: list[Any]) -> list[Any]:
-    """JAX compiles every shape anew."""
-    return [pytest.param(*c.values, id=c.id, marks=[*c.marks, pytest.mark.slow]) for c in cases]
 
 
 def judge(case: Case) -> Any:
