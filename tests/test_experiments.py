@@ -160,7 +160,13 @@ def test_the_whole_command(tmp_path, capsys, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("norm", exact_step.NORMS)
+@pytest.mark.parametrize(
+    "norm",
+    [
+        norm if norm in ("1", "2", "inf") else pytest.param(norm, marks=pytest.mark.slow)
+        for norm in exact_step.NORMS
+    ],
+)
 def test_the_exact_factor_is_exact(norm):
     """Float64, no momentum, eps = 0, only the scale-invariant weight decayed; 200 steps."""
     errors = exact_step.compare_arms(norm, seed=3, device="cpu")

@@ -415,7 +415,7 @@ def norms_of(layer, dtype):
 @pytest.mark.parametrize("layer", LAYERS)
 def test_every_mistake_is_named(layer):
     """Each in one norm, the norms taking turns; in all of them, and every dtype, if slow."""
-    pairs, turn = {}, 0
+    pairs = {}
     for p in norms_of(layer, "float32"):
         for mistake in catalogue(layer, p):
             pairs.setdefault(mistake.name, []).append((p, mistake))
@@ -424,7 +424,7 @@ def test_every_mistake_is_named(layer):
         report = judged(layer, p, "float32", mistake)
         assert report is not None and not report.ok, (p, mistake.name)
         assert mistake.diagnosis in report.diagnoses[0], (p, mistake.name, report.diagnoses)
-    assert turn >= 8
+    assert len(pairs) >= 9
 
 
 @pytest.mark.slow
@@ -624,7 +624,9 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize(
+    "mistake", [0, 1, *(pytest.param(m, marks=pytest.mark.slow) for m in (2, 3, 4))]
+)
 def test_a_program_in_cpp_is_judged(mistake, tmp_path, capsys):
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None:
