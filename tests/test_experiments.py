@@ -11,9 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import GPU_MISSING
 
 import lpnorm
 from lpnorm import cli, experiments
+from lpnorm.data import Dataset, digits
 from lpnorm.experiments import (
     bounded_weight_norm,
     constant,
@@ -121,13 +123,27 @@ def test_scale_invariance_is_measured():
         np.testing.assert_allclose(norms_, norms_[0], rtol=1e-10)
 
 
+def in_process(self, tasks):
+    """In place of Options.train: no workers, and nothing is kept."""
+    return {task: task.train(None) for task in tasks}
+
+
+def small(self, kind=Run, **settings):
+    """In place of Options.trainings: narrow networks and few steps."""
+    common = {"epochs": self.epochs, "device": self.device, "width": 2, "batch": 256}
+    return [kind(seed=seed, **(common | settings)) for seed in range(self.seeds)]
+
+
 def test_the_whole_command(tmp_path, capsys, monkeypatch):
     """Every claim, one seed and one epoch: files, table, and nothing but NaN-free JSON."""
+    monkeypatch.setattr(experiments.Options, "trainings", small)
     monkeypatch.setattr(constant, "SIZES", [64, 4096])
     monkeypatch.setattr(exact_step, "NORMS", ["1", "2", "inf"])
+    monkeypatch.setattr(exact_step, "STEPS", 20)
     monkeypatch.setattr(equilibrium, "STEPS", 100)
-    given = ["reproduce", "--seeds", "1", "--epochs", "1", "--out", str(tmp_path), "--no-progress"]
-    assert cli.main(given) == 0
+    monkeypatch.setattr(scale_invariance, "NORMS", ["2", "inf"])  # all of them in the test above
+    given = ["reproduce", "--seeds", "1", "--epochs", "1", "--jobs", "1", "--no-progress"]
+    assert cli.main([*given, "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     for name in [name for name, claim in experiments.CLAIMS.items() if claim.by_default]:
         assert name in out
@@ -144,7 +160,13 @@ def test_the_whole_command(tmp_path, capsys, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("norm", exact_step.NORMS)
+@pytest.mark.parametrize(
+    "norm",
+    [
+        norm if norm in ("1", "2", "inf") else pytest.param(norm, marks=pytest.mark.slow)
+        for norm in exact_step.NORMS
+    ],
+)
 def test_the_exact_factor_is_exact(norm):
     """Float64, no momentum, eps = 0, only the scale-invariant weight decayed; 200 steps."""
     errors = exact_step.compare_arms(norm, seed=3, device="cpu")
@@ -182,28 +204,26 @@ def test_the_four_arms_of_weight_decay(tmp_path):
 @pytest.mark.parametrize(
     ("task", "watcher", "calls"),
     [
-        (weight_decay.Study(epochs=3, width=2, batch=256), weight_decay.Turns, 8),  # in the 1st arm
-        (weight_decay.Study(epochs=3, width=2, batch=256), weight_decay.Turns, 52),  # in the 4th
-        (equilibrium.OnDigits(epochs=6, width=2, batch=256), equilibrium.Watch, 27),
+        # in the second epoch of the first arm, which goes on with its second; and of the fourth
+        (weight_decay.Study(epochs=2, width=2, batch=256), weight_decay.Turns, (7, 7 + 32)),
+        (equilibrium.OnDigits(epochs=4, width=2, batch=256), equilibrium.Watch, (17,)),
     ],
 )
-def test_what_a_study_measures_survives_an_interruption(
-    tmp_path, monkeypatch, task, watcher, calls
-):
+def test_what_a_study_measures_survives_interruptions(tmp_path, monkeypatch, task, watcher, calls):
     whole = task.train(tmp_path / "whole.npz")
     original, seen = watcher.__call__, []
 
     def interrupted(self, step, epoch):
         seen.append(step)
-        if len(seen) == calls:
+        if len(seen) in calls:
             raise KeyboardInterrupt
         original(self, step, epoch)
 
     monkeypatch.setattr(watcher, "__call__", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        task.train(tmp_path / "broken.npz")
-    assert list(tmp_path.glob("broken*.npz"))
-    monkeypatch.setattr(watcher, "__call__", original)
+    for left in range(len(calls), 0, -1):
+        with pytest.raises(KeyboardInterrupt):
+            task.train(tmp_path / "broken.npz")
+        assert len(list(tmp_path.glob("broken*.npz"))) == (4 if left == 1 < len(calls) else 1)
     assert task.train(tmp_path / "broken.npz") == whole
 
 
@@ -224,9 +244,9 @@ def test_only_the_last_layer_is_decayed():
     assert len(names) == len(model.parameters())
 
 
-def test_a_killed_reproduce_goes_on_and_a_second_call_trains_nothing(tmp_path):
+def test_a_killed_reproduce_goes_on_and_a_second_call_trains_nothing(tmp_path, monkeypatch):
     command = [sys.executable, "-m", "lpnorm.cli", "reproduce", "norms", "--out", str(tmp_path)]
-    command += ["--seeds", "1", "--epochs", "3", "--jobs", "2", "--no-progress"]
+    command += ["--seeds", "1", "--epochs", "1", "--jobs", "1", "--no-progress"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 60
     while not list((tmp_path / "runs").glob("*.json")) and time.monotonic() < deadline:
@@ -241,14 +261,16 @@ def test_a_killed_reproduce_goes_on_and_a_second_call_trains_nothing(tmp_path):
     assert len(finished) == len(norms.ARMS)  # one file each, and no checkpoint left
     assert all(finished[path] == when for path, when in kept.items())
     figures = json.loads((tmp_path / "norms.json").read_text())["figures"]
-    assert subprocess.run(command, capture_output=True, timeout=120).returncode == 0
+    monkeypatch.setattr(runs, "ProcessPoolExecutor", None)
+    assert cli.main(command[3:]) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == finished
     assert json.loads((tmp_path / "norms.json").read_text())["figures"] == figures
 
 
 def test_a_log_and_an_ascii_terminal_can_be_read(tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "60"}
-    command = ["-m", "lpnorm.cli", "reproduce", "constant", "--seeds", "1", "--epochs", "1"]
+    command = ["-m", "lpnorm.cli", "reproduce", "bounded-weight-norm", "--seeds", "1"]
+    command += ["--epochs", "1", "--jobs", "1"]
     done = run(*command, "--out", str(tmp_path), env=environment)
     assert done.returncode == 0, done.stderr
     assert "\r" not in done.stderr and "run" in done.stderr
@@ -273,11 +295,10 @@ def run(*command, **settings):
     )
 
 
+@pytest.mark.skipif(not GPU_MISSING, reason="there is a GPU here")
 def test_device_gpu_without_one_is_one_line(tmp_path):
     """In a process of its own, where no stand-in is loaded."""
     done = run("-m", "lpnorm.cli", "reproduce", "--device", "gpu", "--out", str(tmp_path / "x"))
-    if done.returncode == 0:
-        pytest.skip("there is a GPU here")
     assert done.returncode == 2 and not (tmp_path / "x").exists()
     assert done.stderr.startswith("lpnorm: no GPU: ") and done.stderr.count("\n") == 1
     assert any(what in done.stderr for what in ("package", "driver", "device", "NVRTC"))
@@ -356,8 +377,14 @@ def test_the_stall_is_predicted_as_it_is_measured():
         assert half_range._one_after_another(terms, n) == pytest.approx(measured, rel=0.02)
 
 
-def test_half_range(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_half_range(tmp_path, capsys, monkeypatch, every):
+    """Every second scale, and sizes far apart, in this process; or all of the quick look."""
     monkeypatch.setattr(half_range, "ACCUMULATORS", [("float32", "pairwise_mean"), *HALVES])
+    if every > 1:
+        monkeypatch.setattr(half_range, "SCALES", half_range.SCALES[::every])
+        monkeypatch.setattr(half_range, "SIZES", [1, 2, 3, 4, 8, 12])
+        monkeypatch.setattr(experiments.Options, "train", in_process)
     given = ["reproduce", "half-range", "--quick", "--out", str(tmp_path), "--no-progress"]
     assert cli.main(given) == 0
     record = json.loads((tmp_path / "half-range.json").read_text())
@@ -365,18 +392,24 @@ def test_half_range(tmp_path, capsys, monkeypatch):
     for cell in record["figures"]["cells"].values():
         wrong = dict(cell["disagreements"])
         cells = wrong.pop("cells")
-        assert cells > 300 and sum(wrong.values()) < 0.035 * cells
+        assert cells > 55 and sum(wrong.values()) < 0.035 * cells
     span = record["figures"]["cells"]
-    assert len(span["L2, float32, pairwise_mean"]["holds_at"]) < 20
-    assert len(span["L1, float16, pairwise_mean"]["holds_at"]) > 28
+    assert len(span["L2, float32, pairwise_mean"]["holds_at"]) < 20 / every
+    assert len(span["L1, float16, pairwise_mean"]["holds_at"]) > 28 / every
 
 
 HALVES = [("float16", "pairwise"), ("float16", "sequential"), ("float16", "pairwise_mean")]
 
 
+def few(self):
+    return Dataset(*(part[:640] for part in vars(digits(self.dtype)).values()))
+
+
 def test_half_precision(tmp_path, monkeypatch):
-    """One seed and one epoch of the setting in which L2 fails at once."""
+    """One seed and ten steps of the setting in which L2 fails at once."""
     monkeypatch.setattr(half_precision, "SETTINGS", ("decay",))
+    monkeypatch.setattr(experiments.Options, "train", in_process)
+    monkeypatch.setattr(runs.Task, "digits", few)
     given = ["reproduce", "half-precision", "--epochs", "1", "--seeds", "1", "--no-progress"]
     assert cli.main([*given, "--out", str(tmp_path)]) == 0
     arms = json.loads((tmp_path / "half-precision.json").read_text())["figures"]["decay"]
@@ -384,7 +417,8 @@ def test_half_precision(tmp_path, monkeypatch):
     for name, arm in arms.items():
         (diverged,) = arm["diverged"]
         if name.startswith("L2 float16"):
-            assert diverged["step"] == 0 and "layer 1 (BatchNorm)" in diverged["where"]
+            assert diverged["step"] < 2  # in the first norm, or the weights before it
+            assert any(w in diverged["where"] for w in ("layer 1 (BatchNorm)", "0.weight"))
         else:
             assert diverged is None and arm["loss"][0][0] < 3.0
 
