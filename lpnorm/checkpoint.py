@@ -55,7 +55,8 @@ class Checkpoint:
             "history": history,
             "arrays": {name: _kind(array) for name, array in arrays.items()},
         }
-        save_arrays(self.path, "checkpoint", {"about": np.array(json.dumps(about)), **arrays})
+        text = np.frombuffer(json.dumps(about).encode(), "uint8")
+        save_arrays(self.path, "checkpoint", {"about": text, **arrays})
 
     def restore(self) -> tuple[int, dict[str, Any]] | None:
         """Put everything back; the number of epochs done and the history, or None without a file.
@@ -67,7 +68,7 @@ class Checkpoint:
             return None
         arrays = load_arrays(self.path, "checkpoint")
         try:
-            about = json.loads(str(arrays.pop("about")))
+            about = json.loads(arrays.pop("about").tobytes())
             self._check(about, arrays)
             self._put_back(about, arrays)
         except (KeyError, TypeError, ValueError) as error:
@@ -192,7 +193,7 @@ def _described(value: Any, depth: int = 3) -> Any:
 def _called(value: Any) -> str:
     """The name of a function or class, or of an object's class."""
     named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
+    return f"{getattr(named, '__module__', None)}.{named.__qualname__}"
 
 
 def _kind(array: Array) -> str:

@@ -35,7 +35,7 @@ def atomic(path: PathLike) -> Iterator[Path]:
     """A temporary path in the same folder, renamed to `path` when the block ends without error.
 
     Missing folders are made. After an error or an interruption `path` is as it was before. The
-    temporary name is always the same for a path and locked while in use: a second writer waits for
+    temporary name is always the same for a path and a user, and locked while in use: a second writer waits for
     the first, and what a killed one left is taken over by the next. A link is followed. Raises
     OSError, before the block begins, where `path` is a folder or a device or cannot be written.
     """
@@ -43,7 +43,8 @@ def atomic(path: PathLike) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         raise IsADirectoryError(f"{path} is a folder or a device, not a file")
     path.parent.mkdir(parents=True, exist_ok=True)
-    short = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
+    whose = os.fsencode(path.name) + b"/%d" % getattr(os, "getuid", int)()
+    short = hashlib.sha256(whose).hexdigest()[:8]
     temporary = path.with_name(f".{path.stem[:30]}-lpnorm-{short}{path.suffix[:20]}")
     handle = _locked(temporary)
     try:
