@@ -35,9 +35,10 @@ def atomic(path: PathLike) -> Iterator[Path]:
     """A temporary path in the same folder, renamed to `path` when the block ends without error.
 
     Missing folders are made. After an error or an interruption `path` is as it was before. The
-    temporary name is always the same for a path and a user, and locked while in use: a second writer waits for
-    the first, and what a killed one left is taken over by the next. A link is followed. Raises
-    OSError, before the block begins, where `path` is a folder or a device or cannot be written.
+    temporary name is always the same for a path and a user, and locked while in use: a second
+    writer waits for the first, and what a killed one left is taken over by the next. A link is
+    followed. Raises OSError, before the block begins, where `path` is a folder or a device or
+    cannot be written.
     """
     path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
