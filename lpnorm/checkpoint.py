@@ -72,7 +72,8 @@ class Checkpoint:
             self._check(about, arrays)
             self._put_back(about, arrays)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"checkpoint {self.path}: {error}") from error
+            what = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"checkpoint {self.path}: {what}") from error
         return about["epoch"], about["history"]
 
     def _check(self, about: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -97,9 +98,14 @@ class Checkpoint:
         finished = epoch - (history["diverged"] is not None)
         if {len(history[curve]) for curve in CURVES} != {finished}:
             raise ValueError(f"its history is not one of {finished} epochs")
+        buffers = {name for name in arrays if name.startswith("momentum/")}
+        if about["steps"] and not buffers and any(g["momentum"] for g in self.optimizer.groups):
+            raise ValueError("it has no momentum")
+        for name, array in arrays.items():
+            if name.startswith("trace/") and len(array) < about["steps"]:
+                raise ValueError(f"{name} has {len(array)} records for {about['steps']} steps")
         finite = {f"model/{p.name}" for p in self.model.parameters()}  # statistics may overflow
-        finite |= {name for name in arrays if name.startswith("momentum/")}
-        for name in sorted(finite) if history["diverged"] is None else ():
+        for name in sorted(finite | buffers) if history["diverged"] is None else ():
             if not np.isfinite(arrays[name]).all():
                 raise ValueError(f"{name} is not finite, but no divergence is recorded")
 

@@ -295,7 +295,21 @@ def short_trace(arrays, about):
         arrays[name] = arrays[name][1:]
 
 
+def and_its_list(change):
+    """The same, and the list of the arrays is edited as well."""
+
+    def both(arrays, about):
+        change(arrays, about)
+        about["arrays"] = {name: f"{a.dtype} of shape {a.shape}" for name, a in arrays.items()}
+
+    return both
+
+
 EDITS = {
+    "no momentum at all": (and_its_list(without("momentum")), "no momentum"),
+    "no trace at all": (and_its_list(without("trace")), "trace has no entry"),
+    "a short trace throughout": (and_its_list(short_trace), "2 records for 3 steps"),
+    "no weight at all": (and_its_list(without("model/4.weight")), "4.weight"),
     "no momentum": (without("momentum"), "arrays are not those"),
     "no momentum of one": (without("momentum/0.weight"), "momentum/0.weight"),
     "no trace": (without("trace"), "arrays are not those"),
