@@ -151,7 +151,7 @@ def identity(
         found[place] = type(layer).__qualname__
         for name, value in vars(layer).items():
             about = _kind(value.data) if isinstance(value, nn.Parameter) else _described(value)
-            if about is not None and name != "impl":  # whose bits are those of the book
+            if about is not None and name != "impl" and name[0] != "_":  # an impl has the same bits
                 found[f"{place}.{name}"] = about
     for name, array in vars(data).items():
         found[f"data.{name}"] = f"{_kind(array)}, {_digest(array)}"

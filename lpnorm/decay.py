@@ -143,7 +143,7 @@ class SGD:
     def _named(self) -> dict[str, Any]:
         everyone = [p for group in self.groups for p in group["params"]]
         for i, p in enumerate(everyone):
-            free = p.name and p.name not in self.names.values()
+            free = p.name not in self.names.values()
             self.names.setdefault(id(p), p.name if free else f"{p.name}#{i}")
         return {self.names[id(p)]: p for p in everyone}
 

@@ -132,8 +132,10 @@ def train(
     holds, and ends with the same bits as if it had never stopped; so after Ctrl-C or a kill the
     same call continues, also with more epochs. ValueError if it is damaged or of another training:
     another model, optimizer, data, batch, seed, clip, loss scale, trace or after_step, an
-    augmentation that does other things, a schedule that gave other factors. That device and machine
-    are the same is up to the caller; the initial weights do not matter any more.
+    augmentation that makes something else of the first samples (it is called once for that), a
+    schedule that gave other factors. Functions for step_scale and after_step are known by their
+    names. That device and machine are the same is up to the caller; the initial weights do not
+    matter any more. A checkpoint of lpnorm 0.1.0 is refused.
 
     Raises TypeError or ValueError naming the argument before any work.
     """

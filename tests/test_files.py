@@ -307,6 +307,32 @@ def test_an_error_in_the_middle_leaves_the_old_file(error, tmp_path):
     assert (tmp_path / "x").read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_second_writer_waits_until_the_first_has_finished(tmp_path):
+    entered = threading.Event()
+
+    def second():
+        with atomic(tmp_path / "x") as path:
+            entered.set()
+            path.write_text("second")
+
+    thread = threading.Thread(target=second)
+    with atomic(tmp_path / "x") as path:
+        path.write_text("first")
+        thread.start()
+        assert not entered.wait(0.2)
+        assert path.read_text() == "first"
+    thread.join(10)
+    assert (tmp_path / "x").read_text() == "second" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_writers_of_two_files_do_not_meet(tmp_path):
+    names = ["x" * 100 + end for end in "yz"]
+    with atomic(tmp_path / names[0]) as one, atomic(tmp_path / names[1]) as two:
+        one.write_text("one")
+        two.write_text("two")
+    assert [(tmp_path / name).read_text() for name in names] == ["one", "two"]
+
+
 def test_two_writers_of_one_file_wait_for_each_other(tmp_path):
     def write(i):
         for _ in range(10):

@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
 
+import lpnorm
 from lpnorm import models, nn, training
 from lpnorm.data import Dataset, digits, shift
-from lpnorm.decay import SGD, NormTrace, StepSchedule
+from lpnorm.decay import SGD, NormTrace, StepSchedule, StepSizeCorrection
 from lpnorm.files import load_arrays, save_arrays
 
 
@@ -258,6 +260,63 @@ def test_the_same_objects_can_go_on(tmp_path):
         given = {"checkpoint": tmp_path / "ck", "loss_scale": scale, "progress": False}
         history = training.train(model, tiny(), sgd, epochs, 32, **given)
     assert len(history.loss) == 2 and sgd.t == 6
+
+
+class Counting(nn.Layer):
+    """Somebody's layer, with a private count that is no setting."""
+
+    def __init__(self):
+        self._calls = 0
+
+    def forward(self, x, train):
+        self._calls += 1
+        return x, lambda dy: dy
+
+
+def test_a_layers_private_attributes_are_no_settings(tmp_path):
+    model = nn.Sequential(Counting(), nn.Flatten(), nn.Linear(64, 10))
+    sgd = SGD(model.parameters(), 0.1)
+    for epochs in (1, 2):
+        given = {"checkpoint": tmp_path / "ck", "progress": False}
+        assert len(training.train(model, tiny(), sgd, epochs, 32, **given).loss) == epochs
+
+
+def test_another_implementation_of_the_same_bits_goes_on(tmp_path):
+    functions = types.SimpleNamespace(**vars(lpnorm.batchnorm))
+    for epochs, impl in ((1, None), (2, functions)):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm(10, impl=impl))
+        given = {"checkpoint": tmp_path / "ck", "progress": False}
+        sgd = SGD(model.parameters(), 0.1)
+        assert len(training.train(model, tiny(), sgd, epochs, 32, **given).loss) == epochs
+
+
+@pytest.mark.parametrize("again", ["fresh", "same"])
+def test_a_corrected_training_goes_on_with_its_trace_and_no_other(again, tmp_path):
+    """`StepSizeCorrection` counts steps; that is no setting, but the trace it follows is."""
+
+    def corrected(epochs, factor=1.0, path=tmp_path / "ck", kept=None):
+        if kept is None:
+            model = models.digits_net(width=2)
+            invariant = nn.scale_invariant(model)
+            trace = NormTrace()
+            source = decayed.state()
+            trace.load_state({k: factor * a if k[0] == "n" else a for k, a in source.items()})
+            correction = StepSizeCorrection(trace, invariant)
+            kept = model, SGD(model.parameters(), 0.1, momentum=0.9, step_scale=correction)
+        training.train(*kept[:1], tiny(), kept[1], epochs, 32, checkpoint=path, progress=False)
+        return kept
+
+    model = models.digits_net(width=2)
+    sgd = SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.01)
+    decayed = NormTrace(nn.scale_invariant(model), sgd)
+    training.train(model, tiny(), sgd, 2, 32, trace=decayed, progress=False)
+    kept = corrected(1)
+    with pytest.raises(ValueError, match=r"step_scale.*trace.*SHA-256"):
+        corrected(2, factor=2.0)
+    model, _ = corrected(2, kept=kept if again == "same" else None)
+    whole, _ = corrected(2, path=None)
+    for name, array in whole.state().items():
+        np.testing.assert_array_equal(model.state()[name], array, err_msg=name)
 
 
 def test_fewer_epochs_than_are_done_are_refused(tmp_path):
