@@ -117,7 +117,8 @@ def train(
     """Train with softmax cross-entropy; returns a `History`. Same seed, same bits.
 
     The order of the samples and the augmentation come from one Generator made from `seed`; an
-    epoch is all full batches of `batch` samples. schedule: epoch -> factor on the learning rate.
+    epoch is all full batches of `batch` samples. schedule: epoch -> factor on the learning rate,
+    asked for all epochs before the first.
     augment: (x, Generator) -> x. clip: the largest norm of all gradients together (before the loss
     is scaled). loss_scale: a `LossScale`, for float16. trace: a
     NormTrace to record at the start of every step. after_step: called with (step, epoch) after
@@ -142,7 +143,7 @@ def train(
     epochs, batch = check_count("epochs", epochs, 0), check_count("batch", batch)
     seed, clip = check_count("seed", seed, 0), None if clip is None else check_number("clip", clip)
     _check_model(model, data, optimizer, batch)
-    _check_others(model, schedule, augment, loss_scale, trace, after_step, if_diverged)
+    _check_others(model, optimizer, schedule, augment, loss_scale, trace, after_step, if_diverged)
     factors = [1.0 if schedule is None else schedule(epoch) for epoch in range(epochs)]
     factors = [check_number("the factor from schedule", factor) for factor in factors]
     rng, history, start, kept = np.random.default_rng(seed), History(), 0, None
@@ -302,18 +303,23 @@ def _check_model(model: nn.Layer, data: Dataset, optimizer: SGD, batch: int) -> 
     held = {id(p) for group in optimizer.groups for p in group["params"]}
     if not any(id(p) in held for p in model.parameters()):  # names them as seen from the model
         raise ValueError("optimizer holds none of the model's parameters")
-    with np.errstate(all="ignore"):
-        logits, _ = model(data.train_x[:1], train=False)
-    for name, labels in (("data.train_y", data.train_y), ("data.test_y", data.test_y)):
+    for name, x, labels in (
+        ("data.train_y", data.train_x, data.train_y),
+        ("data.test_y", data.test_x, data.test_y),
+    ):
         if labels.dtype.kind not in "iu":
             raise TypeError(f"{name} must have an integer dtype, got {labels.dtype}")
-        if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[-1]:
+        with np.errstate(all="ignore"):
+            logits, _ = model(x[:1], train=False)
+        nn.softmax_cross_entropy(logits, 0 * labels[:1])  # takes logits and labels, or says why not
+        if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
             span = f"from {int(labels.min())} to {int(labels.max())}"
-            raise ValueError(f"{name} must be from 0 to {logits.shape[-1] - 1}, got {span}")
+            raise ValueError(f"{name} must be from 0 to {logits.shape[1] - 1}, got {span}")
 
 
 def _check_others(
     model: nn.Layer,
+    optimizer: SGD,
     schedule: Any,
     augment: Any,
     loss_scale: Any,
@@ -334,7 +340,9 @@ def _check_others(
         for name, (parameter, _) in trace.parameters.items():
             if id(parameter) not in own:
                 raise ValueError(f"trace records {name!r}, which is not the model's")
-            trace.optimizer.rate(parameter)  # ValueError naming a parameter that it lacks
+            if trace.optimizer is not optimizer:
+                raise ValueError("trace must be a NormTrace of the optimizer given")
+            optimizer.rate(parameter)  # ValueError naming a parameter that it lacks
     if if_diverged not in ("raise", "record"):
         raise ValueError(f'if_diverged must be "raise" or "record", got {if_diverged!r}')
 

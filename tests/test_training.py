@@ -350,12 +350,15 @@ def test_an_optimizer_of_another_model_is_refused():
 def test_a_trace_of_another_model_or_optimizer_is_refused():
     model, other = models.digits_net(width=2), models.digits_net(width=2)
     sgd, few = SGD(model.parameters(), 0.1), SGD(model[0].parameters(), 0.1)
-    theirs = NormTrace(nn.scale_invariant(other), SGD(other.parameters(), 0.1))
-    lacking = NormTrace(nn.scale_invariant(model), few)
-    for trace, words in ((theirs, "trace records '0.weight'"), (lacking, "not in this optimizer")):
+    for trace, optimizer, words in (
+        (NormTrace(nn.scale_invariant(other), sgd), sgd, "trace records '0.weight'"),
+        (NormTrace(nn.scale_invariant(model), few), sgd, "trace must be .* of the optimizer"),
+        (NormTrace(nn.scale_invariant(model)), sgd, "trace must be .* of the optimizer"),
+        (NormTrace(nn.scale_invariant(model), few), few, "not in this optimizer"),
+    ):
         with pytest.raises(ValueError, match=words):
-            train(model, tiny(np.array), optimizer=sgd, trace=trace)
-    assert sgd.t == 0
+            train(model, tiny(np.array), optimizer=optimizer, trace=trace)
+    assert sgd.t == few.t == 0
 
 
 def changed(**parts):
@@ -375,6 +378,7 @@ WRONG_DATA = {
     "data.test_y must be from 0 to 9, got from -1": {"test_y": DATA.test_y - 1},
     "data.train_y must have an integer dtype, got float64": {"train_y": DATA.train_y * 1.0},
     "data.test_y must be an array, got list": {"test_y": DATA.test_y.tolist()},
+    "x has dtype float64 but": {"test_x": DATA.test_x * np.float64(1)},
     "x has dtype float64": {"train_x": DATA.train_x * np.float64(1)},
 }
 
