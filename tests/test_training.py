@@ -388,6 +388,14 @@ def test_wrong_data_are_named_before_any_work(words):
     refused((TypeError, ValueError), words, changed(**WRONG_DATA[words]))
 
 
+def test_a_model_whose_outputs_are_no_logits_is_refused_before_any_work():
+    model = nn.Sequential(nn.BatchNorm(1), nn.Conv2d(1, 10, 3))
+    before = model.state()
+    with pytest.raises(ValueError, match="logits must have shape"):
+        train(model, DATA)
+    assert same(model.state(), before)
+
+
 def test_numpys_integers_are_integers(tmp_path):
     whole = train(models.digits_net(width=2), DATA, seed=3)
     given = {"seed": np.int64(3), "epochs": np.int32(1), "batch": np.uint8(16)}
