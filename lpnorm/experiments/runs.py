@@ -28,7 +28,7 @@ import numpy as np
 
 from lpnorm import data, models, nn, training
 from lpnorm.decay import SGD, StepSchedule
-from lpnorm.files import atomic
+from lpnorm.files import load_json, save_json
 from lpnorm.norms import L2, Range, TopK, as_norm
 
 
@@ -191,8 +191,8 @@ def train_all(
             for future in as_completed(futures):
                 task = futures[future]
                 results[task] = future.result()
-                with atomic(store / f"{task.key()}.json") as path:
-                    path.write_text(json.dumps({"task": asdict(task), "result": results[task]}))
+                about = {"key": task.key(), "task": asdict(task), "result": results[task]}
+                save_json(store / f"{task.key()}.json", "run", about)
                 bar.update()
     except BrokenProcessPool:
         time.sleep(0.5)  # Ctrl-C reaches the workers too, sometimes first: let it arrive here
@@ -264,11 +264,11 @@ def _times(factor: float, norm: Any) -> Any:
 
 
 def _stored(store: Path, task: Task) -> dict[str, Any] | None:
-    path = store / f"{task.key()}.json"
     try:
-        return json.loads(path.read_text())["result"] if path.exists() else None
-    except (ValueError, KeyError, TypeError):
-        return None  # damaged: train it again
+        found = load_json(store / f"{task.key()}.json", "run")
+        return found["result"] if found["key"] == task.key() else None
+    except (FileNotFoundError, ValueError, KeyError):
+        return None  # not there, or damaged: train it again
 
 
 @functools.cache
