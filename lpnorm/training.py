@@ -99,6 +99,7 @@ def train(
     clip: float | None = None,
     loss_scale: LossScale | None = None,
     trace: NormTrace | None = None,
+    before_step: Callable[[int, int], None] | None = None,
     after_step: Callable[[int, int], None] | None = None,
     checkpoint: str | PathLike[str] | None = None,
     if_diverged: str = "raise",
@@ -110,10 +111,10 @@ def train(
     epoch is all full batches of `batch` samples. schedule: epoch -> factor on the learning rate.
     augment: (x, Generator) -> x. clip: the largest norm of all gradients together (before the loss
     is scaled). loss_scale: a `LossScale`, for float16. trace: a
-    NormTrace to record at the start of every step. after_step: called with (step, epoch) after
-    every step (also one that a dynamic loss scale skips), for a `NormSchedule` or to measure
-    something; if it has `state()` and `load_state(d)`, a dict of arrays, it is part of the
-    checkpoint. if_diverged: "raise" Diverged,
+    NormTrace to record at the start of every step. before_step: called with (step, epoch) before
+    every step, for a `NormSchedule`. after_step: the same after every step (also one that a
+    dynamic loss scale skips), to measure something; if it has `state()` and `load_state(d)`, a
+    dict of arrays, it is part of the checkpoint. if_diverged: "raise" Diverged,
     or "record" it in the history and stop. progress: a tqdm bar with loss, accuracy and time left,
     on the standard error.
 
@@ -139,6 +140,8 @@ def train(
     epochs_left = range(start, epochs) if history.diverged is None else ()
 
     def run_step(epoch: int, step: int, x: Array, y: Array) -> tuple[float, int]:
+        if before_step is not None:
+            before_step(step, epoch)
         loss, hits = _step(model, optimizer, x, y, clip, loss_scale, trace, epoch, step)
         if after_step is not None:
             after_step(step, epoch)
