@@ -216,7 +216,7 @@ def _findings(figures: dict[str, Any]) -> list[Finding]:
     of = figures["random"]
     norm = max(abs(f["norm"] / f["predicted_norm"] - 1) for f in of)
     angle = max(abs(f["angle"] / f["predicted_angle"] - 1) for f in of)
-    worst = np.max([f["off_by"] for f in of], axis=0).tolist()  # for each seed
+    worst = [max(seed) for seed in zip(*(f["off_by"] for f in of), strict=True)]
     findings = [
         Finding(
             f"(beyond the paper) within {CLOSE:.0%} of the equilibrium norm and the angle per "
@@ -248,7 +248,7 @@ def draw(figure: Any, figures: dict[str, Any]) -> None:
         style = {"color": color, "marker": marker, "ls": "none", "mfc": "none", "ms": 9}
         label = f"momentum {momentum:g}"
         for axes, key in ((left, "norm"), (middle, "angle")):
-            x, y = [f[f"predicted_{key}"] for f in mine], [f[key] for f in mine]
+            x, y = np.array([[f[f"predicted_{key}"], f[key]] for f in mine]).T
             if key == "angle":
                 x, y = np.degrees(x), np.degrees(y)
             axes.loglog(x, y, label=label if key == "norm" else None, **style)

@@ -29,7 +29,7 @@ import numpy as np
 from lpnorm import data, fast, nn, training
 from lpnorm.decay import SGD
 from lpnorm.experiments.norms import ARMS
-from lpnorm.experiments.pictures import BLACK, error_dots, look
+from lpnorm.experiments.pictures import BLACK, error_dots, look, what_dots_show
 from lpnorm.experiments.report import Claim, Finding, Options, Result, accuracy_text, summary
 from lpnorm.experiments.runs import Training, final_accuracy, norm_named
 from lpnorm.experiments.verdicts import FAR, as_well_as, difference, difference_text, fails
@@ -216,7 +216,8 @@ def draw(figure: Any, figures: dict[str, Any]) -> None:
             if name.endswith("float16 sums"):
                 looks[name] |= {"mfc": "none"}
         error_dots(axes, arms, looks)
-        axes.set_title(f"{titles[setting]}\n{axes.get_title(loc='left')}")
+        axes.set_title(titles[setting])
+    figure.suptitle(what_dots_show(arms).replace("\n", " "), fontsize=10)
 
 
 CLAIM = Claim(

@@ -330,7 +330,7 @@ def _findings(figures: dict[str, Any]) -> list[Finding]:
 
 
 def draw(figure: Any, figures: dict[str, Any]) -> None:
-    """A panel for every norm and accumulator: n across, scale up; red breaks, blue holds. Seed 0."""
+    """A panel a norm and accumulator: n across, scale up; red breaks, blue holds (seed 0)."""
     from matplotlib.colors import ListedColormap
 
     figure.set_size_inches(11, 10.5)
@@ -345,7 +345,7 @@ def draw(figure: Any, figures: dict[str, Any]) -> None:
             expected = [[_code(e) for e in column] for column in cell["predicted"]]
             axes.imshow(
                 np.array(holds).T, cmap=colors, vmin=0, vmax=2, aspect="auto", origin="lower",
-                extent=extent,
+                extent=extent, alpha=0.75,
             )  # fmt: skip
             away = [
                 (n, e)

@@ -95,8 +95,8 @@ def render(draw: Callable[[Any, Any], None], figures: Any, path: Path) -> None:
 
 
 def error_curves(axes: Any, arms: dict[str, Any], looks: dict[str, dict[str, Any]]) -> None:
-    """Test error after each epoch, the mean over the seeds that finished: a labelled line an arm."""
-    ends = {}
+    """Test error after each epoch, mean over the seeds that finished: a labelled line an arm."""
+    ends: dict[str, tuple[float, float, str]] = {}
     for name, arm in arms.items():
         length = max(len(curve) for curve in arm["test_accuracy"])
         finished = [curve for curve in arm["test_accuracy"] if len(curve) == length]
@@ -121,13 +121,16 @@ def error_dots(axes: Any, arms: dict[str, Any], looks: dict[str, dict[str, Any]]
     error_axis(axes, "x")
     axes.set_yticks(range(len(arms)), arms)
     axes.set_ylim(len(arms) - 0.5, -0.5)
-    arm = next(iter(arms.values()))
-    longest = max(len(curve) for arm in arms.values() for curve in arm["test_accuracy"])
-    epochs = at_the_end([0.0] * longest)
+    axes.set_title(what_dots_show(arms))
+
+
+def what_dots_show(arms: dict[str, Any]) -> str:
+    """For the title of `error_dots`: over which epochs, how many seeds, which spread."""
+    epochs = at_the_end(max((c for arm in arms.values() for c in arm["test_accuracy"]), key=len))
+    seeds = len(next(iter(arms.values()))["final_percent"])
     over = f"mean of the last {epochs} epochs" if epochs > 1 else "after the last epoch"
-    seeds = len(arm["final_percent"])
     words = f"{seeds} seeds (dots), mean ± standard deviation" if seeds > 1 else "one seed"
-    axes.set_title(f"{over}:\n{words}")
+    return f"{over}:\n{words}"
 
 
 def error_axis(axes: Any, which: str) -> None:
@@ -142,28 +145,33 @@ def error_axis(axes: Any, which: str) -> None:
     low, high = getattr(axes, f"get_{which}lim")()
     low, high = max(low, 0.0), min(high, 100.0)
     getattr(axes, f"set_{which}lim")(low, high)
-    _plain_ticks(axis, low, high, [0.0] if low == 0 else [])
+    wide = math.asinh(high / 0.5) - math.asinh(low / 0.5) > 3
+    ticks = [0, 0.5, 1, 2, 5, 10, 20, 50, 100] if wide else [0, 0.1, 0.2, 0.5, 1, 2, 5, 10]
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    if len(ticks) >= 3:
+        fixed_ticks(axis, ticks)
+    else:
+        plain_ticks(axis, low, high)
 
 
 def log_axis(axis: Any) -> None:
     """Ticks of a logarithmic axis as plain numbers. Call it when everything is drawn."""
-    _plain_ticks(axis, *sorted(axis.get_view_interval()))
+    plain_ticks(axis, *sorted(axis.get_view_interval()))
 
 
-def _plain_ticks(axis: Any, low: float, high: float, more: Sequence[float] = ()) -> None:
-    """Powers of ten, or of ten and these multiples of them: the fewest that are four or more."""
-    from matplotlib.ticker import FuncFormatter
+def plain_ticks(axis: Any, low: float, high: float) -> None:
+    """Powers of ten and, where these are few, multiples of them; where all are few, even steps."""
+    from matplotlib.ticker import MaxNLocator
 
-    smallest = max(low, 0.1) if more else low  # an axis with a 0 does not begin with a power
-    decades = range(math.floor(math.log10(smallest)), math.ceil(math.log10(high)) + 1)
-    multiples: tuple[Sequence[float], ...] = ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7))
-    for steps in (*multiples, np.arange(10, 100) / 10):
-        ticks = [s * 10.0**e for e in decades for s in steps]
-        ticks = [*more, *(t for t in ticks if smallest * 0.999 <= t <= high * 1.001)]
-        if len(ticks) >= 4:
+    decades = range(math.floor(math.log10(low)) if low else 0, math.ceil(math.log10(high)) + 1)
+    for multiples in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+        ticks = [m * 10.0**e for e in decades for m in multiples]
+        ticks = [t for t in ticks if 0.999 * low <= t <= 1.001 * high]
+        if len(ticks) >= 3:
             break
-    fixed_ticks(axis, ticks[:: max(1, len(ticks) // 7)])
-    axis.set_major_formatter(FuncFormatter(lambda x, _: number(x)))
+    else:
+        ticks = MaxNLocator(5).tick_values(low, high).tolist()
+    fixed_ticks(axis, ticks)
 
 
 def number(x: float) -> str:
@@ -178,11 +186,13 @@ def number(x: float) -> str:
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def fixed_ticks(axis: Any, ticks: Sequence[float]) -> None:
-    from matplotlib.ticker import FixedLocator
+def fixed_ticks(axis: Any, ticks: Any) -> None:
+    """These ticks and no others, written by `number`."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter
 
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_minor_locator(FixedLocator([]))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: number(x)))
 
 
 def whole_epochs(axes: Any) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from lpnorm import data, models, nn
 from lpnorm.arrays import to_device
 from lpnorm.decay import SGD
-from lpnorm.experiments.pictures import log_axis, look, title
+from lpnorm.experiments.pictures import fixed_ticks, log_axis, look, title
 from lpnorm.experiments.report import Claim, Finding, Options, Result
 from lpnorm.experiments.runs import Task, norm_named
 from lpnorm.experiments.verdicts import above, below, interval
@@ -203,6 +203,8 @@ def draw(figure: Any, figures: dict[str, Any]) -> None:
     for axes in (left, middle, right):
         log_axis(axes.xaxis)
         log_axis(axes.yaxis)
+    fixed_ticks(left.xaxis, scales)
+    fixed_ticks(left.yaxis, 1 / scales)
     figure.legend(loc="outside lower center", ncols=8)
 
 
