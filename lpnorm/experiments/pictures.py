@@ -7,7 +7,7 @@ needs matplotlib only where something is drawn.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ def plain_ticks(axis: Any, low: float, high: float) -> None:
         if len(ticks) >= 3:
             break
     else:
-        ticks = MaxNLocator(5).tick_values(low, high).tolist()
+        ticks = list(MaxNLocator(5).tick_values(low, high))
     fixed_ticks(axis, ticks)
 
 
