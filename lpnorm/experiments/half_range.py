@@ -31,6 +31,7 @@ the mean of two values is a multiple of q (of n = 2 it is in half of all cases).
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,6 +192,7 @@ def _one_after_another(terms: np.ndarray, n: int) -> float:
     return total
 
 
+@functools.cache
 def _quantiles() -> np.ndarray:
     """Quantiles of the truncated Gaussian: 4,000 of them, sorted."""
     from statistics import NormalDist

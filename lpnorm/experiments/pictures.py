@@ -170,7 +170,7 @@ def plain_ticks(axis: Any, low: float, high: float) -> None:
         if len(ticks) >= 3:
             break
     else:
-        ticks = list(MaxNLocator(5).tick_values(low, high))
+        ticks = list(MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high))
     fixed_ticks(axis, ticks)
 
 
@@ -206,10 +206,11 @@ def whole_epochs(axes: Any) -> None:
 def label_ends(axes: Any, ends: dict[str, tuple[float, float, str]]) -> None:
     """The name of every line beside its end (x, y, color), moved apart where they would overlap.
 
-    Call it when the axes have their limits.
+    Call it when everything is drawn.
     """
     if not ends:
         return
+    axes.get_xlim(), axes.get_ylim()  # matplotlib finds the limits when it is asked for them
     height = 72 * axes.figure.get_size_inches()[1] * 0.75  # of the axes, in points, about
     gap = 11 / height
     to_axes = axes.transData + axes.transAxes.inverted()
