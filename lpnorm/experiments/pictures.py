@@ -6,8 +6,9 @@ needs matplotlib only where something is drawn.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,14 @@ def _family(name: str) -> str:
 
 def render(draw: Callable[[Any, Any], None], figures: Any, path: Path) -> None:
     """Draw on a new figure, in the common style, and write it as PNG, all of it or nothing."""
+    with new_figure() as figure, atomic(path) as temporary:
+        draw(figure, figures)
+        figure.savefig(temporary, dpi=130, format="png")
+
+
+@contextlib.contextmanager
+def new_figure() -> Iterator[Any]:
+    """A matplotlib figure; in the block everything has the common style."""
     import matplotlib
 
     style: dict[Any, Any] = {
@@ -89,9 +98,7 @@ def render(draw: Callable[[Any, Any], None], figures: Any, path: Path) -> None:
 
         figure = Figure(figsize=(11, 4.2), layout="constrained")
         FigureCanvasAgg(figure)
-        draw(figure, figures)
-        with atomic(path) as temporary:
-            figure.savefig(temporary, dpi=130, format="png")
+        yield figure
 
 
 def error_curves(axes: Any, arms: dict[str, Any], looks: dict[str, dict[str, Any]]) -> None:
