@@ -116,3 +116,14 @@ def test_the_dots_say_which_spread():
     assert axes.get_title(loc="left") or axes.get_title()
     assert "2 seeds (dots), mean ± standard deviation" in pictures.what_dots_show({"L2": arm})
     assert "after the last epoch" in pictures.what_dots_show({"L2": arm})  # not three of three
+
+
+def test_eight_curves_have_names_and_markers():
+    curve = [[0.5, 0.8, 0.9], [0.4, 0.85, 0.95]]
+    arms = {name: {"test_accuracy": curve} for name in norms.ARMS}
+    made, axes = figure()
+    pictures.error_curves(axes, arms, {name: look(name) for name in arms})
+    made.canvas.draw()
+    assert [text.get_text() for text in axes.texts] and axes.get_legend() is None
+    assert {text.get_text() for text in axes.texts} == set(norms.ARMS)
+    assert len({line.get_marker() for line in axes.lines}) == len({*norms.ARMS}) == 8
