@@ -265,7 +265,7 @@ for ax, (norm, title) in zip(axes, {"2": "L2", "1": "L1", "inf": "L∞"}.items()
             ls=DASHES.get(arm, "-"),
             label=label,
         )
-    worst = ", ".join(f"{ARMS[arm][0]}: {max(errors[arm]):.0e}" for arm in ARMS)
+    worst = ", ".join(f"{ARMS[arm]}: {max(errors[arm]):.0e}" for arm in ARMS)
     print(f"{title}: largest errors   {worst}")
     ax.set(title=f"{title} batch norm", xlabel="step")
 axes[0].set_ylabel("error of a direction")
