@@ -24,8 +24,9 @@ from lpnorm.files import atomic
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status.
 
-    0 done (`check`: correct), 1 wrong (`check`), 2 a bad call, no GPU, a candidate that could not
-    be run, or submissions that cannot be run safely, 130 interrupted.
+    0 done (`check`: correct), 1 wrong (`check`), 2 a bad call, no GPU, a worker that was killed, a
+    candidate that could not be run, or submissions that cannot be run safely, 130 interrupted
+    (`reproduce`: by SIGTERM too).
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(given)

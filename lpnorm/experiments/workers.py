@@ -71,6 +71,9 @@ def sigterm_like_ctrl_c() -> Iterator[None]:
 
 def _begin() -> None:
     """First thing in a worker."""
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())  # tqdm's own is a semaphore, which a kill would leave behind
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # for Windows, which has no mask to inherit
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
