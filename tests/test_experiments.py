@@ -14,6 +14,7 @@ import pytest
 
 import lpnorm
 from lpnorm import cli, experiments
+from lpnorm.decay import SGD
 from lpnorm.experiments import (
     bounded_weight_norm,
     constant,
@@ -206,6 +207,25 @@ def test_equilibrium_norm_and_angle_within_three_percent(setting):
     measured = equilibrium.random_gradients(*setting, seed=1)
     assert measured["norm"] == pytest.approx(measured["predicted_norm"], rel=0.03)
     assert measured["angle"] == pytest.approx(measured["predicted_angle"], rel=0.03)
+
+
+def test_before_step_comes_before_each_step_and_after_each_evaluation():
+    model, seen = TINY.model(), []
+    first = model.parameters()[0]
+    sgd = SGD(model.parameters(), 0.1)
+
+    def before(step, epoch):
+        seen.append(("before", step, epoch, first.data.sum()))
+
+    def after(step, epoch):
+        seen.append(("after", step, epoch, first.data.sum()))
+
+    two = replace(TINY, epochs=2)
+    two.fit(model, sgd, None, before_step=before, after_step=after)
+    steps = 1437 // TINY.batch
+    places = [(when, s, s // steps) for s in range(2 * steps) for when in ("before", "after")]
+    assert [each[:3] for each in seen] == places
+    assert seen[0][3] != seen[1][3] and seen[1][3] == seen[2][3]
 
 
 def test_the_four_arms_of_weight_decay(tmp_path):
