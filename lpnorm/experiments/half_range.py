@@ -332,7 +332,7 @@ def _findings(figures: dict[str, Any]) -> list[Finding]:
 
 
 def draw(figure: Any, figures: dict[str, Any]) -> None:
-    """A panel a norm and accumulator: n across, scale up; red breaks, blue holds (seed 0)."""
+    """A panel a norm and accumulator: n across, scale up; orange breaks, blue holds (seed 0)."""
     from matplotlib.colors import ListedColormap
 
     figure.set_size_inches(11, 10.5)
@@ -365,7 +365,7 @@ def draw(figure: Any, figures: dict[str, Any]) -> None:
     panels[-1][0].set_xticks(ticks, [f"2{str(n).translate(RAISED)}" for n in ticks])
     figure.supxlabel("n, values in a group", fontsize=9)
     figure.suptitle(
-        "x_hat in float16 within 1 % of float64 (blue) or not (red), by input scale (up) and n "
+        "x_hat in float16 within 1 % of float64 (blue) or not (orange), by input scale (up) and n "
         "(across),\nfor each norm and accumulator. Grey: not defined. A dot: the arithmetic "
         "predicted otherwise.",
         fontsize=9,
