@@ -137,13 +137,14 @@ def identity(
     augment: Callable[[Array, np.random.Generator], Array] | None,
     batch: int,
     trace: Any,
+    before_step: Any,
     after_step: Any,
 ) -> dict[str, Any]:
     """What makes a training this one and no other: name -> a value that JSON can hold.
 
     The model by its layers, with all that they were made with, and the shapes of its parameters;
     the data by their bytes; the augmentation by what it makes of the first samples; functions
-    (step_scale, after_step) by their names. Not the initial weights, nor device and machine.
+    (step_scale, before_step, after_step) by their names. Not the initial weights, nor device and machine.
     """
     found: dict[str, Any] = {}
     for path, layer in model.layers():
@@ -166,7 +167,8 @@ def identity(
         x = augment(data.train_x[: min(batch, 8)].copy(), rng)
         found["augment"] = f"{_kind(x)}, {_digest(x)}, {rng.random()} drawn next"
     found["trace"] = None if trace is None else list(trace.norms)
-    found["after_step"] = None if after_step is None else _called(after_step)
+    for name, function in (("before_step", before_step), ("after_step", after_step)):
+        found[name] = None if function is None else _called(function)
     return found
 
 

@@ -401,12 +401,13 @@ class StepSizeCorrection:
 
 
 class NormSchedule:
-    """Impose the norm: after each step, rescale every channel to its target.
+    """Impose the norm: before each step, rescale every channel to its target.
 
-    parameters: what `nn.scale_invariant(model)` returns. target: a NormTrace (its record t after
+    parameters: what `nn.scale_invariant(model)` returns. target: a NormTrace (its record t before
     step t), or a dict of parameter name -> norms (channels,), the same at every step. Dividing the
-    learning rate by 10 is the same as multiplying the norm by sqrt(10): `apply(t,
-    factor)` multiplies the target by `factor`. The gradient at the new norm follows equation (2).
+    learning rate by 10 is the same as multiplying the norm by sqrt(10): `apply(t, factor)`
+    multiplies the target by `factor`. The gradient at the new norm follows equation (2). Not
+    between a step and an evaluation: running statistics are those of the norm in the steps before.
     Raises ValueError naming a parameter that is not scale-invariant or has no target.
     """
 

@@ -109,6 +109,7 @@ def train(
     clip: float | None = None,
     loss_scale: LossScale | None = None,
     trace: NormTrace | None = None,
+    before_step: Callable[[int, int], None] | None = None,
     after_step: Callable[[int, int], None] | None = None,
     checkpoint: str | PathLike[str] | None = None,
     if_diverged: str = "raise",
@@ -121,10 +122,10 @@ def train(
     asked for all epochs before the first.
     augment: (x, Generator) -> x. clip: the largest norm of all gradients together (before the loss
     is scaled). loss_scale: a `LossScale`, for float16. trace: a
-    NormTrace to record at the start of every step. after_step: called with (step, epoch) after
-    every step (also one that a dynamic loss scale skips), for a `NormSchedule` or to measure
-    something; if it has `state()` and `load_state(d)`, a dict of arrays, it is part of the
-    checkpoint. if_diverged: "raise" Diverged,
+    NormTrace to record at the start of every step. before_step: called with (step, epoch) before
+    every step, for a `NormSchedule`. after_step: the same after every step (also one that a
+    dynamic loss scale skips), to measure something; if it has `state()` and `load_state(d)`, a
+    dict of arrays, it is part of the checkpoint. if_diverged: "raise" Diverged,
     or "record" it in the history and stop. progress: a tqdm bar with loss, accuracy and time left,
     on the standard error.
 
@@ -143,7 +144,9 @@ def train(
     epochs, batch = check_count("epochs", epochs, 0), check_count("batch", batch)
     seed, clip = check_count("seed", seed, 0), None if clip is None else check_number("clip", clip)
     _check_model(model, data, optimizer, batch)
-    _check_others(model, optimizer, schedule, augment, loss_scale, trace, after_step, if_diverged)
+    functions = {"before_step": before_step, "after_step": after_step}
+    functions |= {"schedule": schedule, "augment": augment}
+    _check_others(model, optimizer, functions, loss_scale, trace, if_diverged)
     factors = [1.0 if schedule is None else schedule(epoch) for epoch in range(epochs)]
     factors = [check_number("the factor from schedule", factor) for factor in factors]
     rng, history, start, kept = np.random.default_rng(seed), History(), 0, None
@@ -152,7 +155,7 @@ def train(
         path = check_writable("checkpoint", checkpoint)
         scaling = None if loss_scale is None else loss_scale.settings()
         settings = {"batch": batch, "seed": seed, "clip": clip, "loss_scale": scaling}
-        settings |= identity(model, data, optimizer, augment, batch, trace, after_step)
+        settings |= identity(model, data, optimizer, augment, batch, trace, before_step, after_step)
         roles = {"trace": trace, "after_step": after_step, "loss_scale": loss_scale}
         watchers = {role: w for role, w in roles.items() if hasattr(w, "load_state")}
         kept = Checkpoint(path, settings, factors, model, optimizer, rng, watchers)
@@ -162,6 +165,8 @@ def train(
     epochs_left = range(start, epochs) if history.diverged is None else ()
 
     def run_step(epoch: int, step: int, x: Array, y: Array) -> tuple[float, int]:
+        if before_step is not None:
+            before_step(step, epoch)
         loss, hits = _step(model, optimizer, x, y, clip, loss_scale, trace, epoch, step)
         if after_step is not None:
             after_step(step, epoch)
@@ -320,14 +325,11 @@ def _check_model(model: nn.Layer, data: Dataset, optimizer: SGD, batch: int) -> 
 def _check_others(
     model: nn.Layer,
     optimizer: SGD,
-    schedule: Any,
-    augment: Any,
+    functions: dict[str, Any],
     loss_scale: Any,
     trace: Any,
-    after_step: Any,
     if_diverged: str,
 ) -> None:
-    functions = {"schedule": schedule, "augment": augment, "after_step": after_step}
     for name, function in functions.items():
         if function is not None and not callable(function):
             raise TypeError(f"{name} must be None or a function, got {function!r}")
