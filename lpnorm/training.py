@@ -144,7 +144,7 @@ def train(
     epochs, batch = check_count("epochs", epochs, 0), check_count("batch", batch)
     seed, clip = check_count("seed", seed, 0), None if clip is None else check_number("clip", clip)
     _check_model(model, data, optimizer, batch)
-    functions = {"before_step": before_step, "after_step": after_step}
+    functions: dict[str, Any] = {"before_step": before_step, "after_step": after_step}
     functions |= {"schedule": schedule, "augment": augment}
     _check_others(model, optimizer, functions, loss_scale, trace, if_diverged)
     factors = [1.0 if schedule is None else schedule(epoch) for epoch in range(epochs)]

@@ -1,4 +1,4 @@
-"""The backend for NumPy arrays: which work the compiled loops take, how it is cut, and by whom done.
+"""The backend for NumPy arrays: what the compiled loops take, how work is cut and who does it.
 
 The loops take L1, L2, L-infinity, Top-k and Range with trees of sums or of averages. The rest goes
 to the book's own functions: a real p (NumPy's power and a compiler's differ in the last bit), the
@@ -62,7 +62,7 @@ def backward(
     if not _covers(x, scheme) or wide.itemsize > scheme.accumulate.dtype.itemsize:
         return batchnorm.backward(dy, x, gamma, beta, mean, scale, scheme)
     run = _Run(x, scheme.accumulate)
-    dx, seen = run.room(out), (run.stored(dy), run.stored(x))
+    dx, seen = run.room(out), [run.stored(dy), run.stored(x)]
     mean, scale = (v.astype(run.wide) for v in (mean, scale))
     affine = not (gamma is None and beta is None)
     along = affine and not scheme.per_value
@@ -118,7 +118,7 @@ def _kind(norm: Norm | None) -> tuple[int, int]:
 
 
 def _columns(x: Array) -> Array:
-    """x (outer, groups, inner), whose groups' values are the groups now, the groups their values."""
+    """x (outer, groups, inner) with the values of groups as the groups, and groups as values."""
     outer, groups, inner = x.shape
     if inner == 1:
         return x.reshape(1, outer, groups)

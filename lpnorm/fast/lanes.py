@@ -74,7 +74,7 @@ def leaves(n: int, units: int) -> tuple[np.ndarray, np.ndarray, int, int]:
     return starts[order], lengths[order], sizes[-1], rows
 
 
-# --- rounding to a dtype's grid -----------------------------------------------------------------
+# --- rounding to a dtype's grid ---------------------------------------------------------------
 
 
 def grid(v: Any, like: Any) -> Any:
@@ -85,7 +85,7 @@ def grid(v: Any, like: Any) -> Any:
 
 def _hardware() -> bool:
     """Does this processor convert to float16 and back itself? (x86 since 2013, 64-bit Arm.)"""
-    if config.CPU_NAME or config.CPU_FEATURES:  # compiled for another one
+    if getattr(config, "CPU_NAME", None) or getattr(config, "CPU_FEATURES", None):  # for another
         return False
     return bool(llvm.get_host_cpu_features().get("f16c")) or platform.machine() in (
         "arm64",
@@ -208,7 +208,7 @@ def _narrow(v: Any, like: Any) -> Any:
     return half
 
 
-# --- values of a view (outer, groups, inner) to and from a row of lanes ---------------------------
+# --- values of a view (outer, groups, inner) to and from a row of lanes -----------------------
 
 Place = tuple[int, tuple[int, ...]]
 
@@ -356,7 +356,7 @@ def fill(row: Any, value: Any) -> None:
         row[q] = value
 
 
-# --- the tree ---------------------------------------------------------------------------------------
+# --- the tree ---------------------------------------------------------------------------------
 
 
 @inner
@@ -423,10 +423,10 @@ def total(root: Any, n: int, weight: Any, a: Any) -> Any:
 def average(root: Any, n: int, weight: Any, largest: float, a: Any) -> Any:
     """`Accumulate.average` from the root; largest: the largest number of its dtype."""
     power = np.float64(1 << levels_of(n))
-    exact = np.float64(root)
+    exact: Any = np.float64(root)
     if weight == 1:
         exact = grid(exact / power, a)
-    quotient = exact / (np.float64(n) / power)
+    quotient: Any = exact / (np.float64(n) / power)
     if abs(exact) <= largest:
         quotient = min(max(quotient, -largest), largest)
     return grid(quotient, a)

@@ -61,7 +61,7 @@ TREES = 5
 SIZE = SUMS + TREES * WIDTH
 
 
-# --- the book's lines, on one number or a row of lanes ----------------------------------------------
+# --- the book's lines, on one number or a row of lanes ----------------------------------------
 
 
 @inner
@@ -193,7 +193,7 @@ def count_run(x: Any, w: Any, norm: int, s: Any) -> None:
             w[TIED + q] += np.float32(d == w[LEAST + q])
 
 
-# --- the largest ------------------------------------------------------------------------------------
+# --- the largest ------------------------------------------------------------------------------
 
 
 @inner
@@ -280,12 +280,12 @@ def replace_smallest(heap: Any, value: Any) -> None:
     heap[i] = value
 
 
-# --- five trees in one loop -------------------------------------------------------------------------
+# --- five trees in one loop -------------------------------------------------------------------
 
 
 @inner
 def terms(w: Any, r: int, q: int, norm: int, s: Any) -> Any:
-    """dy x_hat and dy (for gamma and beta), g x_hat, g, and h of L1 or L2: a lane of the r-th leaf."""
+    """dy x_hat and dy (for gamma and beta), g x_hat, g, and h of L1 or L2, of a lane of a leaf."""
     dy = w[DY + r * WIDTH + q]
     d = grid(w[X + r * WIDTH + q] - w[MEAN + q], s)
     x_hat = grid(d / w[SCALE + q], s)
@@ -353,11 +353,11 @@ def add_ragged(
     put(w, q, nodes(even, odd, weights, a))
 
 
-# --- passes over the values of the groups g ... g + u - 1 -------------------------------------------
+# --- passes over the values of the groups g ... g + u - 1 -------------------------------------
 #
 # The arguments they share: tree: starts, lengths, lanes and rows (of `leaves`), and n. like: s and
-# a, numbers that stand for the dtype of x and of the accumulator. weight: 1/2 in a tree of averages,
-# 1 in a tree of sums.
+# a, numbers that stand for the dtype of x and of the accumulator. weight: 1/2 in a tree of
+# averages, 1 in a tree of sums.
 
 
 @inner
@@ -448,7 +448,7 @@ def gradient_pass(
     starts, lengths, lanes, rows, _ = tree
     s, a, _ = like
     k, width = heaps.shape[1], lanes * u
-    if norm == TOP or norm == RANGE:
+    if norm in (TOP, RANGE):
         fill(row(w, LOW, width), np.inf)
         fill(row(w, HIGH, width), -np.inf)
         heaps[:] = -1
@@ -472,7 +472,7 @@ def gradient_pass(
         add_terms(w, width, rows, norm, weights, s, a)
         for q in range(shortest * u, width):
             add_ragged(w, q, t, u, norm, weights, s, a, tree)
-        for i in range(0 if affine else 2, 5 if norm == L1 or norm == L2 else 4):
+        for i in range(0 if affine else 2, 5 if norm in (L1, L2) else 4):
             push(row(w, SUMS + i * WIDTH, width), t, stacks[i], weights[i], a)
 
 
@@ -498,7 +498,7 @@ def affine_pass(
 
 @inner
 def count_pass(x: Any, g: int, u: int, w: Any, norm: int, tree: Any, like: Any) -> None:
-    """`count_run` of all values, each count in the first lane of its unit."""
+    """`count_run` of all values, see `counted_at`."""
     _, _, lanes, _, n = tree
     for at in (ABOVE, TIED, SIGNS):
         fill(row(w, at, lanes * u), 0)
@@ -507,9 +507,21 @@ def count_pass(x: Any, g: int, u: int, w: Any, norm: int, tree: Any, like: Any) 
         at, run = whole_run(x, g, u, start, min(lanes, n - start))
         count_run(x[0][at : at + run * u], w, norm, like[0])
         start += run
-    one = w.dtype.type(1)
-    for at in (ABOVE, TIED, SIGNS):  # whole numbers, exact in any order
-        fold(row(w, at, lanes * u), lanes, 1, u, one, one)
+    if n <= 2**24:  # whole numbers that a float32 holds, exact in any order
+        one = w.dtype.type(1)
+        for at in (ABOVE, TIED, SIGNS):
+            fold(row(w, at, lanes * u), lanes, 1, u, one, one)
+
+
+@inner
+def counted_at(w: Any, at: int, j: int, u: int, tree: Any) -> Any:
+    """What `count_pass` counted of unit j."""
+    _, _, lanes, _, n = tree
+    count = np.float64(w[at + j])
+    if n > 2**24:
+        for i in range(1, lanes):
+            count += w[at + i * u + j]
+    return count
 
 
 @inner
@@ -568,11 +580,11 @@ def write_gradient(
         start += run
 
 
-# --- called from Python -----------------------------------------------------------------------------
+# --- called from Python -----------------------------------------------------------------------
 #
-# gamma, beta, mean and scale have the dtype that is computed in; gamma and beta one number for each
-# group or (per_value) for each of a group's values. k is Top-k's; constant and eps have been rounded
-# to the accumulator's dtype. sums: the weights of means and of sums, and the accumulator's largest
+# gamma, beta, mean and scale have the dtype that is computed in; gamma and beta one number for
+# each group or (per_value) for each of a group's values. k is Top-k's; constant and eps have been
+# rounded to the accumulator's dtype. sums: the weights of means and of sums, and the accumulator's largest
 # number. like: numbers that stand for the dtype of x, that of the accumulator and the one that is
 # computed in. groups: first, last, and units, how many at a time. x, y, dy, dx, the leaves in tree,
 # and scratch come as places (see `array_at`). One number a group is computed in float64 and rounded
@@ -595,8 +607,8 @@ def opened(tree: Any, scratch: Any, like: Any) -> Any:
 
 @entry
 def forward(
-    x: Any, y: Any, gamma: Any, beta: Any, mean: Any, scale: Any, per_value: bool, norm: int, k: int,
-    constant: float, eps: float, sums: Any, tree: Any, like: Any, scratch: Any, groups: Any,
+    x: Any, y: Any, gamma: Any, beta: Any, mean: Any, scale: Any, per_value: bool, norm: int,
+    k: int, constant: float, eps: float, sums: Any, tree: Any, like: Any, scratch: Any, groups: Any,
 ) -> None:  # fmt: skip
     """y, mean and scale of groups first ... last - 1."""
     leaves, w, stacks, heaps = opened(tree, scratch, like)
@@ -730,7 +742,7 @@ def backward(
             finish_affine(dgamma, dbeta, g, u, stacks, weight_of_sums, leaves, like)
 
         # h: the k-th place and the share of those tied there; is its sum a count of signs?
-        counted = norm == TOP or norm == RANGE
+        counted = norm in (TOP, RANGE)
         if counted:
             extremes_of_lanes(w, lanes, u)
             for j in range(u):
@@ -743,7 +755,8 @@ def backward(
             count_pass(xs, g, u, w, norm, leaves, like)
             whole = m <= exact and n <= 2**24  # beyond, 1 / 2^L no longer fits float16
             for j in range(u):
-                above, tied = np.float64(w[ABOVE + j]), np.float64(w[TIED + j])
+                above = counted_at(w, ABOVE, j, u, leaves)
+                tied = counted_at(w, TIED, j, u, leaves)
                 if norm == TOP:
                     w[B + j] = grid((k - above) / max(tied, 1.0), a)
                     whole &= w[B + j] == 1
@@ -760,7 +773,7 @@ def backward(
             gs = roots(stacks[3], blocks, lanes, u, weight, a)
             if counted:
                 hs = row(w, SIGNS, u)
-            elif norm == TOP or norm == RANGE:
+            elif norm in (TOP, RANGE):
                 hs = direction_pass(xs, g, u, w, stacks[4], norm, weight, leaves, like)
             else:
                 hs = roots(stacks[4], blocks, lanes, u, weight, a)

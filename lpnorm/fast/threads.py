@@ -6,7 +6,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from lpnorm.arrays import check_count
@@ -55,7 +55,10 @@ class _Pool:
             for each in self.ids if others else ():
                 os.sched_setaffinity(each, others)
             self.core = core if len(self.ids) == self.helpers else -1
-        parts[0]()
+        try:
+            parts[0]()
+        finally:
+            wait(waiting)  # what they work on must not go before they are done
         for each_part in waiting:
             each_part.result()
 
