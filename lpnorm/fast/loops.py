@@ -584,11 +584,11 @@ def write_gradient(
 #
 # gamma, beta, mean and scale have the dtype that is computed in; gamma and beta one number for
 # each group or (per_value) for each of a group's values. k is Top-k's; constant and eps have been
-# rounded to the accumulator's dtype. sums: the weights of means and of sums, and the accumulator's largest
-# number. like: numbers that stand for the dtype of x, that of the accumulator and the one that is
-# computed in. groups: first, last, and units, how many at a time. x, y, dy, dx, the leaves in tree,
-# and scratch come as places (see `array_at`). One number a group is computed in float64 and rounded
-# once, which is the same (see `lpnorm.fast.lanes`).
+# rounded to the accumulator's dtype. sums: the weights of means and of sums, and the accumulator's
+# largest number. like: numbers that stand for the dtype of x, that of the accumulator and the one
+# that is computed in. groups: first, last, and units, how many at a time. x, y, dy, dx, the leaves
+# in tree, and scratch come as places (see `array_at`). One number a group is computed in float64
+# and rounded once, which is the same (see `lpnorm.fast.lanes`).
 
 
 def scratch_shapes(blocks: int, units: int, k: int) -> list[tuple[int, ...]]:
