@@ -179,8 +179,9 @@ def train_all(
     _clean(store, results)
     if not missing:
         return results
-    # spawned workers read these when they import NumPy
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    # spawned workers read these when they import NumPy, and LPNORM_THREADS in lpnorm.fast
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LPNORM_THREADS")
+    threads = dict.fromkeys(names, "1")
     before = {name: os.environ.get(name) for name in threads}
     os.environ.update(threads)
     context = multiprocessing.get_context("spawn")
