@@ -1,4 +1,4 @@
-"""What `lpnorm.fast` compiles: when, where it is kept, what is said, how many versions there are."""
+"""What `lpnorm.fast` compiles: when, where it is kept, what is said, how many versions."""
 
 import importlib.util
 import shutil
