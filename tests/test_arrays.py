@@ -145,6 +145,27 @@ def test_axes_of_length_one_are_not_in_the_way(shape):
         assert not view.gathered and np.shares_memory(seen, x)
 
 
+def test_an_axis_of_length_one_between_kept_ones():
+    x = counted((2, 1, 3))
+    view, seen, _ = assert_seen_rightly(x, (1,))
+    assert not view.gathered and view.sizes == (1, 6, 1) and np.shares_memory(seen, x)
+
+
+def test_memory_that_has_another_order_than_the_values():
+    """The logical order, then: still not copied where no axes need to be merged."""
+    fortran, rows = np.asfortranarray(counted((2, 3, 4))), counted((6, 5))
+    for x, reduced, sizes in (
+        (fortran, (0, 2), (2, 3, 4)),
+        (np.broadcast_to(counted((1, 3, 4)), (2, 3, 4)), (0, 2), (2, 3, 4)),
+        (rows[::-1], (0,), (6, 5, 1)),
+        (rows[:, ::-1], (0,), (6, 5, 1)),
+        (rows.T, (0,), (1, 6, 5)),
+    ):
+        view, seen, _ = assert_seen_rightly(x, reduced)
+        assert not view.gathered and np.shares_memory(seen, x), (x.strides, reduced)
+        assert view.sizes == sizes, (x.strides, reduced)
+
+
 def test_a_view_is_a_value():
     """It can be compared and kept (a cache has one)."""
     x = counted((2, 3, 4))
