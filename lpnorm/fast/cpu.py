@@ -183,7 +183,7 @@ class _Run:
         size = -(-size // units) * units
         starts, lengths, lanes, rows = leaves(self.n, units)
         tree = place(starts), place(lengths), lanes, rows, self.n
-        shapes = loops.scratch_shapes(lanes, rows, len(starts) // rows, units, k)
+        shapes = loops.scratch_shapes(len(starts) // rows, units, k)
         like = LIKE[self.dtype.name], LIKE[self.sums.dtype.name], self.wide.type(0)
         version = f"{self.dtype.name} summed in {self.sums.dtype.name}"
         places = [place(x) for x in arrays]

@@ -18,8 +18,8 @@ Only at the end of a leaf can lanes be missing (a value "that waits" has no part
 -0, which changes nothing that it is added to, and the one that waits is still multiplied by
 `weight` (1/2 in a tree of averages, 1 in a tree of sums).
 
-A few leaves are put side by side as one **block** with the lowest bit of the counter outermost;
-then folding the block in half *is* adding those that differ by s_1, and so on.
+ROWS leaves are taken together as a **block**, with the lowest bit of the counter outermost: of
+four, the first and the third differ by s_1 and so do the second and the fourth.
 
 **Units.** Where the values of several groups alternate in memory (channels last), a lane is not
 one value but one of each of `units` groups: the same loops over units times as many values.
@@ -204,49 +204,51 @@ def _array_at(place: Any, like: Any) -> Any:
     return lambda place, like: numba.carray(_pointer(place[0]), place[1], dtype)
 
 
+# Here x is (its values in memory's order, groups, inner), as `seen_at` makes it: slicing a flat
+# array is cheaper.
+
+
+@inner
+def seen_at(place: Any, like: Any) -> Any:
+    """The array (outer, groups, inner) at a place."""
+    size = place[1][0] * place[1][1] * place[1][2]
+    return array_at((place[0], (size,)), like), place[1][1], place[1][2]
+
+
+@inner
+def whole_run(x: Any, group: int, units: int, start: int, most: int) -> Any:
+    """Where value `start` of a group is, and how many lanes from there on, at most so many, are one
+    run of memory."""
+    _, groups, inner_size = x
+    outer = start // inner_size
+    begin = start - outer * inner_size
+    at = (outer * groups + group) * inner_size + begin
+    if inner_size == 1 and units == groups:
+        return at, most
+    return at, min(most, inner_size - begin)
+
+
 @inner
 def load(x: Any, group: int, units: int, start: int, count: int, row: Any) -> None:
     """Values start ... start + count - 1 of `units` groups, unit by unit, into the row."""
-    inner_size = x.shape[2]
-    if inner_size == 1:
-        for i in range(count):
-            _widen_all(x[start + i, group : group + units, 0], row[i * units : (i + 1) * units])
-        return
-    i = start // inner_size
-    begin = start - i * inner_size
+    values, groups, inner_size = x
+    at, run = whole_run(x, group, units, start, count)
     done = 0
     while done < count:
-        run = min(inner_size - begin, count - done)
-        _widen_all(x[i, group, begin : begin + run], row[done : done + run])
+        run = min(run, count - done)
+        source, lanes = values[at : at + run * units], row[done * units : (done + run) * units]
+        for q in range(source.size):
+            lanes[q] = widen(source[q])
         done += run
-        begin = 0
-        i += 1
-
-
-@inner
-def store(row: Any, y: Any, group: int, units: int, start: int, count: int, s: Any) -> None:
-    """`load` backwards; s stands for the dtype of y."""
-    inner_size = y.shape[2]
-    if inner_size == 1:
-        for i in range(count):
-            _narrow_all(row[i * units : (i + 1) * units], y[start + i, group : group + units, 0], s)
-        return
-    i = start // inner_size
-    begin = start - i * inner_size
-    done = 0
-    while done < count:
-        run = min(inner_size - begin, count - done)
-        _narrow_all(row[done : done + run], y[i, group, begin : begin + run], s)
-        done += run
-        begin = 0
-        i += 1
+        at += run + (groups - 1) * inner_size
+        run = inner_size
 
 
 LINE = 64  # bytes that come from memory together
 
 
 def touch(x: Any, i: Any) -> None:
-    """Ask for the line of memory that x.flat[i] is in (x C-contiguous), and do not wait for it."""
+    """Ask for the line of memory that x[i] is in, and do not wait for it."""
 
 
 @intrinsic
@@ -270,36 +272,19 @@ def _touch(x: Any, i: Any) -> Any:
 
 @inner
 def ask(x: Any, group: int, units: int, start: int, count: int) -> None:
-    """Ask for what `load` or `store` will want next. A leaf or two is too short for the processor
-    to see a pattern, and without this it waits for memory half of the time."""
-    groups, inner_size = x.shape[1], x.shape[2]
-    step = LINE // x.itemsize
-    if inner_size == 1:
-        for i in range(start, start + count):
-            for q in range(0, units, step):
-                touch(x, i * groups + group + q)
-        return
-    i = start // inner_size
-    begin = start - i * inner_size
-    while count > 0:
-        run = min(inner_size - begin, count)
-        for q in range(0, run, step):
-            touch(x, (i * groups + group) * inner_size + begin + q)
-        count -= run
-        begin = 0
-        i += 1
-
-
-@inner
-def _widen_all(source: Any, row: Any) -> None:
-    for q in range(row.size):
-        row[q] = widen(source[q])
-
-
-@inner
-def _narrow_all(row: Any, target: Any, s: Any) -> None:
-    for q in range(row.size):
-        target[q] = narrow(row[q], s)
+    """Ask for the memory of these values before it is needed. A leaf or two is too short for the
+    processor to see a pattern, and without this it waits for memory half of the time."""
+    values, groups, inner_size = x
+    at, run = whole_run(x, group, units, start, count)
+    step = LINE // values.itemsize
+    done = 0
+    while done < count:
+        run = min(run, count - done)
+        for q in range(at, at + run * units, step):
+            touch(values, q)
+        done += run
+        at += run + (groups - 1) * inner_size
+        run = inner_size
 
 
 @inner
@@ -326,39 +311,24 @@ def spread(
 
 
 @inner
+def node(a: Any, b: Any, weight: Any, like: Any) -> Any:
+    """Two partners; `like` stands for the accumulator's dtype."""
+    return grid(grid(a * weight, like) + grid(b * weight, like), like)
+
+
+@inner
 def fold(row: Any, n: int, last: int, units: int, weight: Any, a: Any) -> None:
     """Fold n lanes in half until `last` are left, as `Accumulate` does; a: the accumulator."""
     while n > last:
         half = n // 2
         front, back = row[: half * units], row[(n - half) * units : n * units]
         for q in range(front.size):
-            front[q] = grid(grid(front[q] * weight, a) + grid(back[q] * weight, a), a)
+            front[q] = node(front[q], back[q], weight, a)
         n -= half
         if n > half:  # the middle one waits
             waits = row[half * units : n * units]
             for q in range(waits.size):
                 waits[q] = grid(waits[q] * weight, a)
-
-
-@inner
-def add_block(
-    block: Any,
-    lengths: Any,
-    t: int,
-    rows: int,
-    lanes: int,
-    units: int,
-    stack: Any,
-    weight: Any,
-    a: Any,
-) -> None:
-    """The t-th block of leaves into the tree. What is in the block is destroyed."""
-    width = lanes * units
-    for r in range(rows):
-        for q in range(r * width + lengths[t * rows + r] * units, (r + 1) * width):
-            block[q] = -block.dtype.type(0)
-    fold(block, rows * lanes, lanes, units, weight, a)
-    push(block[:width], t, stack, weight, a)
 
 
 @inner
@@ -368,7 +338,7 @@ def push(row: Any, t: int, stack: Any, weight: Any, a: Any) -> None:
     while (t >> level) & 1:
         waiting = stack[level, : row.size]
         for q in range(row.size):
-            row[q] = grid(grid(waiting[q] * weight, a) + grid(row[q] * weight, a), a)
+            row[q] = node(waiting[q], row[q], weight, a)
         level += 1
     top = stack[level, : row.size]
     for q in range(row.size):
