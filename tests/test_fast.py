@@ -293,8 +293,11 @@ def test_across_the_width_of_the_tree(pair, shape, axis):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sums", ["float16", "float32"])
-@pytest.mark.parametrize("p", [1, 2, math.inf, Range(), TopK(7)], ids=str)
+@pytest.mark.parametrize(
+    ("p", "sums"),
+    [(1, "float16"), (1, "float32"), (2, "float16"), (math.inf, "float16"), (Range(), "float32")],
+    ids=str,
+)
 def test_more_values_than_signs_can_be_counted(p, sums):
     """n above 2^24: 1 / 2^L is no float16, and float32 cannot add so many ones."""
     x, dy = (normal(seed, (1, 2**24 + 5), "float16") for seed in (1, 2))
@@ -690,8 +693,8 @@ def test_an_error_in_a_thread_is_raised_here():
 
 @pytest.mark.xfail(
     strict=True,
-    reason="threads._Pool.run leaves when the first part fails (Ctrl-C, no memory) while others are "
-    "still writing to arrays that are then let go: it has to wait for them, and parts have to hold "
+    reason="threads._Pool.run leaves when the first part fails (Ctrl-C, no memory) while others "
+    "still write to arrays that are then let go: it has to wait for them, and parts have to hold "
     "the arrays whose addresses they have",
 )
 def test_nobody_works_on_after_an_error():
