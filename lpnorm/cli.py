@@ -24,8 +24,9 @@ from lpnorm.files import atomic
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status.
 
-    0 done (`check`: correct), 1 wrong (`check`), 2 a bad call, no GPU, a candidate that could not
-    be run, or submissions that cannot be run safely, 130 interrupted.
+    0 done (`check`: correct), 1 wrong (`check`), 2 a bad call, no GPU, a worker that was killed, a
+    candidate that could not be run, or submissions that cannot be run safely, 130 interrupted
+    (`reproduce`: by SIGTERM too).
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(given)
@@ -41,6 +42,7 @@ def reproduce(options: argparse.Namespace, command: str) -> int:
     """`lpnorm reproduce`: measure claims, write their files, close with a table."""
     from lpnorm import experiments
     from lpnorm.experiments.report import have_matplotlib
+    from lpnorm.experiments.workers import WorkerEnded, sigterm_like_ctrl_c
 
     if options.list:
         for name, claim in experiments.CLAIMS.items():
@@ -54,7 +56,7 @@ def reproduce(options: argparse.Namespace, command: str) -> int:
         return 2
     settings = experiments.Options(
         out=options.out,
-        seeds=options.seeds or (2 if options.quick else 5),
+        seeds=options.seeds or (3 if options.quick else 5),
         epochs=options.epochs or (3 if options.quick else 12),
         jobs=1 if options.device == "gpu" else options.jobs,
         device=options.device,
@@ -69,27 +71,29 @@ def reproduce(options: argparse.Namespace, command: str) -> int:
         )
     start, results = time.perf_counter(), {}
     try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=options.out):  # can one write there?
-            pass
-        for name in dict.fromkeys(names):
-            print(f"{name}: {experiments.CLAIMS[name].says}", file=sys.stderr)
-            results[name] = experiments.reproduce(experiments.CLAIMS[name], settings, command)
+        with sigterm_like_ctrl_c():
+            options.out.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=options.out):  # can one write there?
+                pass
+            for name in dict.fromkeys(names):
+                print(f"{name}: {experiments.CLAIMS[name].says}", file=sys.stderr)
+                results[name] = experiments.reproduce(experiments.CLAIMS[name], settings, command)
     except OSError as error:
         print(f"lpnorm: cannot write to --out {options.out}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, WorkerEnded) as end:
+        why = f": {end}" if isinstance(end, WorkerEnded) else ""
         print(
-            f"\nlpnorm: interrupted; what is finished is kept in {options.out}, "
+            f"\nlpnorm: interrupted{why}; what is finished is kept in {options.out}, "
             "and the same command goes on from there",
             file=sys.stderr,
         )
-        return 130
+        return 2 if why else 130
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # for an ASCII terminal
     width = shutil.get_terminal_size((100, 24)).columns
     print(experiments.table(results, width))
     counts = {"claim": len(results), "seed": settings.seeds, "epoch": settings.epochs}
-    print(textwrap.fill(experiments.LEGEND, width))
+    print(textwrap.fill(experiments.RULE, width))
     print(
         ", ".join(f"{n} {name}{'s' * (n != 1)}" for name, n in counts.items())
         + f", {time.perf_counter() - start:.0f} s; figures and pictures in {options.out}{os.sep}"
@@ -310,7 +314,7 @@ def _parser() -> argparse.ArgumentParser:
         "reproduce",
         help="measure the paper's claims on real data",
         description="Measure the paper's claims on handwritten digits. Each claim writes "
-        "<claim>.json and <claim>.png; runs that are finished are never trained again.",
+        "<claim>.json and <claim>.png; what is finished is never done again.",
     )
     sub.set_defaults(run=reproduce)
     sub.add_argument(
@@ -320,7 +324,7 @@ def _parser() -> argparse.ArgumentParser:
         help="which (default: all but those --list says are by name only)",
     )
     sub.add_argument("--list", action="store_true", help="list the claims and stop")
-    sub.add_argument("--quick", action="store_true", help="2 seeds and 3 epochs: a first look")
+    sub.add_argument("--quick", action="store_true", help="3 seeds and 3 epochs: a first look")
     sub.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N-1 (default: 5)")
     sub.add_argument("--epochs", type=_positive, metavar="N", help="epochs a run (default: 12)")
     sub.add_argument(
@@ -335,7 +339,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=min(8, os.cpu_count() or 1),
         metavar="N",
-        help="trainings at a time (default: one a core, at most 8)",
+        help="processes at a time (default: one a core, at most 8)",
     )
     sub.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where to compute")
     sub.add_argument("--no-progress", action="store_true", help="no progress bar")

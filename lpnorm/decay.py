@@ -28,7 +28,9 @@ from lpnorm.arrays import (
     to_rows,
     total,
 )
-from lpnorm.files import atomic
+from lpnorm.files import load_arrays, save_arrays
+
+Pairs = Iterable[tuple[Any, int]]  # what nn.scale_invariant returns: (parameter, channel axis)
 
 
 class SGD:
@@ -81,10 +83,9 @@ class SGD:
         if not isinstance(parameters, (list, tuple)):
             kind = type(parameters).__name__
             raise TypeError(f"parameters must be a list of nn.Parameter or of groups, got {kind}")
-        given = list(parameters)
-        if not given:
+        if not parameters:
             raise ValueError("parameters must not be empty")
-        groups = given if isinstance(given[0], dict) else [{"params": given}]
+        groups = parameters if isinstance(parameters[0], dict) else [{"params": parameters}]
         self.groups = [_checked_group(group, defaults) for group in groups]
         for parameter in (p for group in self.groups for p in group["params"]):
             if self.master is not None and self.master.itemsize < parameter.data.dtype.itemsize:
@@ -93,8 +94,8 @@ class SGD:
         self.lr_factor, self.loss_scale, self.t = 1.0, 1.0, 0
         self.buffers: dict[int, Array] = {}  # id of the parameter -> b
         self.masters: dict[int, tuple[Array, Array]] = {}  # id -> the data as last set, the master
-        everyone = [id(p) for group in self.groups for p in group["params"]]
-        if len(set(everyone)) != len(everyone):
+        self.names: dict[int, str] = {}
+        if len(self._named()) < sum(len(group["params"]) for group in self.groups):
             raise ValueError("parameters holds one parameter twice")
 
     def step(self) -> None:
@@ -107,12 +108,14 @@ class SGD:
 
     def zero_grad(self) -> None:
         """Forget all gradients (they become None)."""
-        for group in self.groups:
-            for parameter in group["params"]:
-                parameter.grad = None
+        for parameter in self._named().values():
+            parameter.grad = None
 
     def state(self) -> dict[str, Array]:
-        """Momentum buffers, parameter name -> array, and masters, name + ":master" -> array."""
+        """Momentum buffers, parameter name -> array, and masters, name + ":master" -> array.
+
+        The names are those when the optimizer was made, "name#position" where one was taken.
+        """
         named = self._named()
         state = {n: self.buffers[id(p)].copy() for n, p in named.items() if id(p) in self.buffers}
         masters = {n: self._master(p).copy() for n, p in named.items() if id(p) in self.masters}
@@ -138,7 +141,11 @@ class SGD:
         self.buffers, self.masters, self.t = buffers, masters, check_count("t", t, 0)
 
     def _named(self) -> dict[str, Any]:
-        return {p.name: p for group in self.groups for p in group["params"]}
+        everyone = [p for group in self.groups for p in group["params"]]
+        for i, p in enumerate(everyone):
+            free = p.name not in self.names.values()
+            self.names.setdefault(id(p), p.name if free else f"{p.name}#{i}")
+        return {self.names[id(p)]: p for p in everyone}
 
     def _master(self, parameter: Any) -> Array:
         """The master of a parameter, or its data: what the step is computed with."""
@@ -291,6 +298,9 @@ def channel_norms(w: Array, axis: int = 0) -> Array:
     return total(rows * rows, "float64")[:, 0] ** 0.5
 
 
+_KINDS = ("norms", "rates", "decays")
+
+
 class NormTrace:
     """Norms and effective step sizes of scale-invariant weights, recorded step by step.
 
@@ -301,19 +311,19 @@ class NormTrace:
     norms: dict name -> array (records, channels); rates, decays: dict name -> array (records,).
     """
 
-    def __init__(self, parameters: Iterable[tuple[Any, int]] = (), optimizer: Any = None) -> None:
+    def __init__(self, parameters: Pairs = (), optimizer: Any = None) -> None:
         self.parameters, self.optimizer = _invariant(parameters), optimizer
-        self.norms: dict[str, list[np.ndarray]] = {p.name: [] for p, _ in self.parameters}
-        self.rates: dict[str, list[float]] = {p.name: [] for p, _ in self.parameters}
-        self.decays: dict[str, list[float]] = {p.name: [] for p, _ in self.parameters}
+        self.norms: dict[str, list[np.ndarray]] = {name: [] for name in self.parameters}
+        self.rates: dict[str, list[float]] = {name: [] for name in self.parameters}
+        self.decays: dict[str, list[float]] = {name: [] for name in self.parameters}
 
     def record(self) -> None:
         """Append the present norms and the rates of the coming step."""
-        for parameter, axis in self.parameters:
+        for name, (parameter, axis) in self.parameters.items():
             lr, decay = self.optimizer.rate(parameter)
-            self.norms[parameter.name].append(to_device(channel_norms(parameter.data, axis), "cpu"))
-            self.rates[parameter.name].append(lr)
-            self.decays[parameter.name].append(decay)
+            self.norms[name].append(to_device(channel_norms(parameter.data, axis), "cpu"))
+            self.rates[name].append(lr)
+            self.decays[name].append(decay)
 
     def step_sizes(self, name: str) -> np.ndarray:
         """The effective step sizes lr / ||w_i||^2 (equation 3), shape (records, channels)."""
@@ -321,26 +331,32 @@ class NormTrace:
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything recorded: dict of "norms/<name>", "rates/<name>", "decays/<name>"."""
-        kinds = ("norms", "rates", "decays")
-        return {f"{k}/{n}": np.array(v) for k in kinds for n, v in getattr(self, k).items()}
+        return {f"{k}/{n}": np.array(v) for k in _KINDS for n, v in getattr(self, k).items()}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Put back what `state` returned."""
+        """Put back what `state` returned; ValueError naming what is missing, unknown, misshapen."""
+        names = list(self.norms) or [key[6:] for key in state if key.startswith("norms/")]
+        for key in sorted(set(state) ^ {f"{kind}/{name}" for kind in _KINDS for name in names}):
+            raise ValueError(f"the trace has {'an unknown' if key in state else 'no'} entry {key}")
+        for name in names:
+            norms, *rates = (state[f"{kind}/{name}"] for kind in _KINDS)
+            if norms.ndim != 1 + any(norms.shape) or {r.shape for r in rates} != {norms.shape[:1]}:
+                raise ValueError(f"the trace's entries of {name} have shapes that do not agree")
         for key, values in state.items():
-            kind, _, name = key.partition("/")
-            getattr(self, kind)[name] = list(values)
+            getattr(self, key.partition("/")[0])[key.partition("/")[2]] = list(values)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write `state()` to an .npz file, all of it or nothing."""
-        with atomic(path) as temporary:
-            np.savez(temporary, allow_pickle=False, **self.state())
+        """Write `state()` to an .npz file at this path, all of it or nothing."""
+        save_arrays(path, "trace", self.state())
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> NormTrace:
-        """A trace read from a file, to look at or to correct another run with."""
+        """A trace read from a file, to look at or to correct another run with.
+
+        FileNotFoundError, or ValueError naming the file and what is wrong.
+        """
         trace = cls()
-        with np.load(path, allow_pickle=False) as archive:
-            trace.load_state(dict(archive))
+        load_arrays(path, "trace", trace.load_state)
         return trace
 
 
@@ -363,73 +379,70 @@ class StepSizeCorrection:
     """
 
     def __init__(
-        self,
-        trace: NormTrace,
-        parameters: Iterable[tuple[Any, int]],
-        on: str = "step",
-        exact: bool = False,
+        self, trace: NormTrace, parameters: Pairs, on: str = "step", exact: bool = False
     ) -> None:
         if on not in ("step", "gradient"):
             raise ValueError(f'on must be "step" or "gradient", got {on!r}')
-        self.axes = {id(p): axis for p, axis in _invariant(parameters, trace)}
+        self.places = {id(p): (n, axis) for n, (p, axis) in _invariant(parameters, trace).items()}
         self.trace, self.on, self.exact, self.t = trace, on, exact, 0
 
     def __call__(self, parameter: Any) -> Any:
-        if id(parameter) not in self.axes:
+        if id(parameter) not in self.places:
             return 1.0
-        axis, norms = self.axes[id(parameter)], self.trace.norms[parameter.name]
+        name, axis = self.places[id(parameter)]
+        norms = self.trace.norms[name]
         if self.t >= len(norms):
             raise ValueError(f"trace has {len(norms)} records, and this is step {self.t}")
         own = channel_norms(parameter.data, axis)
         factor = (own / library_of(own).asarray(norms[self.t])) ** 2
         if self.exact:
-            factor = factor / (1 - self.trace.decays[parameter.name][self.t])
+            factor = factor / (1 - self.trace.decays[name][self.t])
         return _along(factor, parameter.data, axis)
 
 
 class NormSchedule:
-    """Impose the norm: after each step, rescale every channel to its target.
+    """Impose the norm: before each step, rescale every channel to its target.
 
-    parameters: what `nn.scale_invariant(model)` returns. target: a NormTrace (its record t after
+    parameters: what `nn.scale_invariant(model)` returns. target: a NormTrace (its record t before
     step t), or a dict of parameter name -> norms (channels,), the same at every step. Dividing the
-    learning rate by 10 is the same as multiplying the norm by sqrt(10): `apply(t,
-    factor)` multiplies the target by `factor`. The gradient at the new norm follows equation (2).
+    learning rate by 10 is the same as multiplying the norm by sqrt(10): `apply(t, factor)`
+    multiplies the target by `factor`. The gradient at the new norm follows equation (2). Not
+    between a step and an evaluation: running statistics are those of the norm in the steps before.
     Raises ValueError naming a parameter that is not scale-invariant or has no target.
     """
 
-    def __init__(
-        self, parameters: Iterable[tuple[Any, int]], target: NormTrace | Mapping[str, Any]
-    ) -> None:
+    def __init__(self, parameters: Pairs, target: NormTrace | Mapping[str, Any]) -> None:
         self.parameters, self.target = _invariant(parameters, target), target
 
     def apply(self, t: int, factor: float = 1.0) -> None:
         """Rescale every channel to factor * target at record t (or the last one there is)."""
-        for parameter, axis in self.parameters:
+        for name, (parameter, axis) in self.parameters.items():
             if isinstance(self.target, NormTrace):
-                norms = self.target.norms[parameter.name]
+                norms = self.target.norms[name]
                 wanted = norms[min(t, len(norms) - 1)]
             else:
-                wanted = self.target[parameter.name]
+                wanted = self.target[name]
             own = channel_norms(parameter.data, axis)
             scale = library_of(own).asarray(wanted) * factor / own
             parameter.data = parameter.data * _along(scale, parameter.data, axis)
 
 
-def _invariant(parameters: Iterable[tuple[Any, int]], target: Any = None) -> list[tuple[Any, int]]:
-    """The pairs, after checking that `nn.scale_invariant` named each and the target has it."""
-    pairs = list(parameters)
-    for pair in pairs:
+def _invariant(parameters: Pairs, target: Any = None) -> dict[str, tuple[Any, int]]:
+    """name -> pair, after checking that `nn.scale_invariant` named each and the target has it."""
+    found: dict[str, tuple[Any, int]] = {}
+    for pair in parameters:
         if not isinstance(pair, tuple) or len(pair) != 2:
             raise TypeError("parameters must be what nn.scale_invariant(model) returns")
-        name = getattr(pair[0], "name", "?")
+        name = getattr(pair[0], "invariant_name", "") or getattr(pair[0], "name", "?")
         if getattr(pair[0], "invariant_axis", None) != pair[1]:
-            raise ValueError(
-                f"parameter {name!r} is not scale-invariant: nn.scale_invariant(model) lacks it"
-            )
+            raise ValueError(f"{name!r} is not scale-invariant: nn.scale_invariant(model) lacks it")
         known = target.norms if isinstance(target, NormTrace) else target
         if known is not None and name not in known:
             raise ValueError(f"parameter {name!r} is not in the target, which has {list(known)}")
-    return pairs
+        if name in found:
+            raise ValueError(f"parameters has {name!r} twice: ask nn.scale_invariant(model) once")
+        found[name] = pair
+    return found
 
 
 def _along(factor: Array, like: Array, axis: int) -> Array:

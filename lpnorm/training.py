@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lpnorm import nn
-from lpnorm.arrays import Array, check_count, check_number, check_shape, library_of, to_device
+from lpnorm.arrays import (
+    Array,
+    check_count,
+    check_number,
+    check_shape,
+    is_array,
+    library_of,
+    to_device,
+)
+from lpnorm.checkpoint import Checkpoint, identity
 from lpnorm.data import Dataset
 from lpnorm.decay import SGD, NormTrace, channel_norms
-from lpnorm.files import atomic
+from lpnorm.files import check_writable
 
 
 @dataclass
@@ -71,10 +78,13 @@ class LossScale:
         """Scale and counts as an array, for a checkpoint."""
         return {"state": np.array([self.scale, self.good_steps, self.skipped])}
 
+    def settings(self) -> dict[str, Any]:
+        """What it was made with: the scale too, unless that changes."""
+        made = {"dynamic": self.dynamic, "growth": self.growth}
+        return made if self.dynamic else {"scale": self.scale, **made}
+
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """Put back what `state` returned."""
-        if "state" not in state:  # of a training without loss scaling
-            return
         scale, good_steps, skipped = state["state"]
         self.scale, self.good_steps, self.skipped = float(scale), int(good_steps), int(skipped)
 
@@ -99,6 +109,7 @@ def train(
     clip: float | None = None,
     loss_scale: LossScale | None = None,
     trace: NormTrace | None = None,
+    before_step: Callable[[int, int], None] | None = None,
     after_step: Callable[[int, int], None] | None = None,
     checkpoint: str | PathLike[str] | None = None,
     if_diverged: str = "raise",
@@ -107,38 +118,55 @@ def train(
     """Train with softmax cross-entropy; returns a `History`. Same seed, same bits.
 
     The order of the samples and the augmentation come from one Generator made from `seed`; an
-    epoch is all full batches of `batch` samples. schedule: epoch -> factor on the learning rate.
+    epoch is all full batches of `batch` samples. schedule: epoch -> factor on the learning rate,
+    asked for all epochs before the first.
     augment: (x, Generator) -> x. clip: the largest norm of all gradients together (before the loss
     is scaled). loss_scale: a `LossScale`, for float16. trace: a
-    NormTrace to record at the start of every step. after_step: called with (step, epoch) after
-    every step (also one that a dynamic loss scale skips), for a `NormSchedule` or to measure
-    something; if it has `state()` and `load_state(d)`, a dict of arrays, it is part of the
-    checkpoint. if_diverged: "raise" Diverged,
+    NormTrace to record at the start of every step. before_step: called with (step, epoch) before
+    every step, for a `NormSchedule`. after_step: the same after every step (also one that a
+    dynamic loss scale skips), to measure something; if it has `state()` and `load_state(d)`, a
+    dict of arrays, it is part of the checkpoint. if_diverged: "raise" Diverged,
     or "record" it in the history and stop. progress: a tqdm bar with loss, accuracy and time left,
     on the standard error.
 
-    checkpoint: an .npz file written after every epoch (all of it or nothing) with model,
-    optimizer, random state, trace and history. Where it exists already, training goes on after
-    the epoch it holds, and ends with the same bits as if it had never stopped; so after Ctrl-C
-    or a kill the same call continues. ValueError if it is damaged or of another model, batch or
-    seed; that the learning rate, decay and augmentation are the same is up to the caller.
+    checkpoint: a file written after every epoch (all of it or nothing) with model, optimizer,
+    random state, trace and history. Where it exists already, training goes on after the epoch it
+    holds, and ends with the same bits as if it had never stopped; so after Ctrl-C or a kill the
+    same call continues, also with more epochs. ValueError if it is damaged or of another training:
+    another model, optimizer, data, batch, seed, clip, loss scale, trace or after_step, an
+    augmentation that makes something else of the first samples (it is called once for that), a
+    schedule that gave other factors. Functions for step_scale and after_step are known by their
+    names. That device and machine are the same is up to the caller; the initial weights do not
+    matter any more. A checkpoint of lpnorm 0.1.0 is refused.
 
     Raises TypeError or ValueError naming the argument before any work.
     """
     epochs, batch = check_count("epochs", epochs, 0), check_count("batch", batch)
-    clip = None if clip is None else check_number("clip", clip)
-    _check(data, optimizer, batch, seed, schedule, augment, loss_scale, if_diverged)
-    rng, history = np.random.default_rng(seed), History()
+    seed, clip = check_count("seed", seed, 0), None if clip is None else check_number("clip", clip)
+    _check_model(model, data, optimizer, batch)
+    functions = {"before_step": before_step, "after_step": after_step}
+    functions |= {"schedule": schedule, "augment": augment}
+    _check_others(model, optimizer, functions, loss_scale, trace, if_diverged)
+    factors = [1.0 if schedule is None else schedule(epoch) for epoch in range(epochs)]
+    factors = [check_number("the factor from schedule", factor) for factor in factors]
+    rng, history, start, kept = np.random.default_rng(seed), History(), 0, None
     steps = data.train_x.shape[0] // batch
-    model.parameters()  # names the parameters as seen from the model
-    kept = (
-        None if checkpoint is None else Checkpoint(Path(checkpoint), {"batch": batch, "seed": seed})
-    )
-    watchers = [w for w in (trace, after_step, loss_scale) if hasattr(w, "load_state")]
-    start = 0 if kept is None else kept.restore(model, optimizer, rng, history, *watchers)
+    if checkpoint is not None:
+        path = check_writable("checkpoint", checkpoint)
+        scaling = None if loss_scale is None else loss_scale.settings()
+        settings = {"batch": batch, "seed": seed, "clip": clip, "loss_scale": scaling}
+        settings |= identity(model, data, optimizer, augment, batch, trace, before_step, after_step)
+        roles = {"trace": trace, "after_step": after_step, "loss_scale": loss_scale}
+        watchers = {role: w for role, w in roles.items() if hasattr(w, "load_state")}
+        kept = Checkpoint(path, settings, factors, model, optimizer, rng, watchers)
+        if (restored := kept.restore()) is not None:
+            start, found = restored
+            vars(history).update(found)
     epochs_left = range(start, epochs) if history.diverged is None else ()
 
     def run_step(epoch: int, step: int, x: Array, y: Array) -> tuple[float, int]:
+        if before_step is not None:
+            before_step(step, epoch)
         loss, hits = _step(model, optimizer, x, y, clip, loss_scale, trace, epoch, step)
         if after_step is not None:
             after_step(step, epoch)
@@ -150,7 +178,7 @@ def train(
         np.errstate(over="ignore", invalid="ignore", divide="ignore"),
     ):
         for epoch in epochs_left:
-            optimizer.lr_factor = 1.0 if schedule is None else schedule(epoch)
+            optimizer.lr_factor = factors[epoch]
             try:
                 loss, hits = _epoch(epoch, model, data, batch, rng, augment, run_step, bar)
             except Diverged as divergence:
@@ -169,82 +197,10 @@ def train(
                 last = f"{history.test_accuracy[-1]:.1%}"
                 bar.set_postfix(loss=f"{history.loss[-1]:.3f}", test=last, refresh=False)
             if kept is not None:
-                kept.write(epoch + 1, model, optimizer, rng, history, *watchers)
+                kept.write(epoch + 1, history.to_dict())
             if history.diverged is not None:
                 break
     return history
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A training after some epoch, in one .npz file without pickle; see `train`.
-
-    settings: what must be the same for the training to go on (ValueError if it is not).
-    """
-
-    path: Path
-    settings: dict[str, Any]
-
-    def write(
-        self,
-        epoch: int,
-        model: nn.Layer,
-        optimizer: SGD,
-        rng: np.random.Generator,
-        history: History,
-        *watchers: Any,
-    ) -> None:
-        """Write the state after `epoch` epochs, all of it or nothing."""
-        about = {
-            "settings": self.settings,
-            "epoch": epoch,
-            "steps": optimizer.t,
-            "rng": rng.bit_generator.state,
-            "history": history.to_dict(),
-        }
-        parts = {"model": model.state(), "momentum": optimizer.state()}
-        parts |= {type(watcher).__name__: watcher.state() for watcher in watchers}
-        arrays = {
-            f"{part}/{name}": to_device(a, "cpu")
-            for part, d in parts.items()
-            for name, a in d.items()
-        }
-        with atomic(self.path) as temporary:
-            np.savez(temporary, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
-
-    def restore(
-        self,
-        model: nn.Layer,
-        optimizer: SGD,
-        rng: np.random.Generator,
-        history: History,
-        *watchers: Any,
-    ) -> int:
-        """Put everything back and return the number of epochs done; 0 if there is no file."""
-        if not self.path.exists():
-            return 0
-        parts: dict[str, dict[str, Any]] = {"model": {}, "momentum": {}}
-        arrays = nn.read_arrays(self.path)
-        try:
-            about = json.loads(str(arrays.pop("about")))
-            for key, array in arrays.items():
-                part, _, name = key.partition("/")
-                parts.setdefault(part, {})[name] = array
-            if about["settings"] != self.settings:
-                raise ValueError(
-                    f"it is of a training with {about['settings']}, not {self.settings}"
-                )
-            model.load_state(parts["model"])
-            library = library_of(model.parameters()[0].data)
-            momentum = {name: library.asarray(a) for name, a in parts["momentum"].items()}
-            optimizer.load_state(momentum, about["steps"])
-            rng.bit_generator.state = about["rng"]
-            for watcher in watchers:
-                watcher.load_state(parts.get(type(watcher).__name__, {}))
-            vars(history).update(about["history"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"checkpoint {self.path}: {error}") from error
-        return int(about["epoch"])
 
 
 def clip_gradient_norm(parameters: Iterable[Any], largest: float) -> float:
@@ -327,29 +283,68 @@ def _step(
     return loss, int((logits.argmax(axis=1) == y).sum())
 
 
-def _check(
-    data: Dataset,
-    optimizer: SGD,
-    batch: int,
-    seed: int,
-    schedule: Any,
-    augment: Any,
-    loss_scale: Any,
-    if_diverged: str,
-) -> None:
+def _check_model(model: nn.Layer, data: Dataset, optimizer: SGD, batch: int) -> None:
+    """TypeError or ValueError unless the model can be trained on the data by the optimizer."""
+    order = "the order is train(model, data, optimizer, epochs)"
+    for name, given, kind in (
+        ("model", model, nn.Layer),
+        ("data", data, Dataset),
+        ("optimizer", optimizer, SGD),
+    ):
+        if not isinstance(given, kind):
+            wanted = f"{kind.__module__}.{kind.__qualname__}"
+            raise TypeError(f"{name} must be a {wanted}, got {type(given).__name__}; {order}")
+    for name, array in vars(data).items():
+        if not is_array(array):
+            raise TypeError(f"data.{name} must be an array, got {type(array).__name__}")
+        if array.ndim == 0 or array.shape[0] == 0:
+            raise ValueError(f"data.{name} must not be empty, got shape {tuple(array.shape)}")
     count = data.train_x.shape[0]
     if batch > count:
         raise ValueError(f"batch must be at most the {count} training samples, got {batch}")
-    check_count("seed", seed, 0)
     check_shape("data.train_y", data.train_y, (count,))
+    check_shape("data.test_x", data.test_x, (data.test_x.shape[0], *data.train_x.shape[1:]))
     check_shape("data.test_y", data.test_y, data.test_x.shape[:1])
-    if loss_scale is not None and not isinstance(loss_scale, LossScale):
-        raise TypeError(f"loss_scale must be None or a training.LossScale, got {loss_scale!r}")
-    if not isinstance(optimizer, SGD):
-        raise TypeError(f"optimizer must be a lpnorm.decay.SGD, got {optimizer!r}")
-    for name, function in (("schedule", schedule), ("augment", augment)):
+    held = {id(p) for group in optimizer.groups for p in group["params"]}
+    if not any(id(p) in held for p in model.parameters()):  # names them as seen from the model
+        raise ValueError("optimizer holds none of the model's parameters")
+    for name, x, labels in (
+        ("data.train_y", data.train_x, data.train_y),
+        ("data.test_y", data.test_x, data.test_y),
+    ):
+        if labels.dtype.kind not in "iu":
+            raise TypeError(f"{name} must have an integer dtype, got {labels.dtype}")
+        with np.errstate(all="ignore"):
+            logits, _ = model(x[:1], train=False)
+        nn.softmax_cross_entropy(logits, 0 * labels[:1])  # takes logits and labels, or says why not
+        if int(labels.min()) < 0 or int(labels.max()) >= logits.shape[1]:
+            span = f"from {int(labels.min())} to {int(labels.max())}"
+            raise ValueError(f"{name} must be from 0 to {logits.shape[1] - 1}, got {span}")
+
+
+def _check_others(
+    model: nn.Layer,
+    optimizer: SGD,
+    functions: dict[str, Any],
+    loss_scale: Any,
+    trace: Any,
+    if_diverged: str,
+) -> None:
+    for name, function in functions.items():
         if function is not None and not callable(function):
             raise TypeError(f"{name} must be None or a function, got {function!r}")
+    if loss_scale is not None and not isinstance(loss_scale, LossScale):
+        raise TypeError(f"loss_scale must be None or a training.LossScale, got {loss_scale!r}")
+    if trace is not None:
+        if not isinstance(trace, NormTrace):
+            raise TypeError(f"trace must be None or a decay.NormTrace, got {trace!r}")
+        own = {id(p) for p in model.parameters()}
+        for name, (parameter, _) in trace.parameters.items():
+            if id(parameter) not in own:
+                raise ValueError(f"trace records {name!r}, which is not the model's")
+            if trace.optimizer is not optimizer:
+                raise ValueError("trace must be a NormTrace of the optimizer given")
+            optimizer.rate(parameter)  # ValueError naming a parameter that it lacks
     if if_diverged not in ("raise", "record"):
         raise ValueError(f'if_diverged must be "raise" or "record", got {if_diverged!r}')
 
@@ -380,6 +375,7 @@ def first_not_finite(model: nn.Layer, x: Array) -> str:
     """
     if not _finite(x):
         return "the input is not finite"
+    model.parameters()  # names them as seen from the model
     paths = {id(layer): path for path, layer in model.layers()}
     found: list[str] = []
 

@@ -1,7 +1,8 @@
 """Fixtures every test shares: the array library, and hypothesis' seed and number of examples.
 
 `pytest` runs every numerical test twice: on NumPy, and on CuPy if there is a GPU or else on the
-strict stand-in for it (tests/standin_cupy.py). LPNORM_EXAMPLES=1000 draws more.
+strict stand-in for it (tests/standin_cupy.py). LPNORM_EXAMPLES=1000 draws more;
+LPNORM_DEVICE=gpu refuses to start where there is no usable GPU.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ import pytest
 import standin_cupy
 
 from lpnorm import arrays
+
+# One BLAS thread in each of xdist's workers, which inherit this: there is a worker a core already,
+# and threads that wait for one another took more than half of the time.
+for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
 
 EXAMPLES = int(os.environ.get("LPNORM_EXAMPLES", "25"))
 hypothesis.settings.register_profile(
@@ -43,6 +49,31 @@ def _gpu() -> str:
 GPU_MISSING = _gpu()
 if GPU_MISSING:  # an import that failed half-way must not pass for CuPy
     sys.modules.pop("cupy", None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    asked = os.environ.get("LPNORM_DEVICE", "")
+    if asked not in ("", "gpu"):
+        raise pytest.UsageError(f'LPNORM_DEVICE must be "gpu" or not set, got {asked!r}')
+    if asked and GPU_MISSING:
+        raise pytest.UsageError(f"LPNORM_DEVICE=gpu: {GPU_MISSING}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """On the stand-in a quarter of hypothesis' examples.
+
+    It computes with NumPy, so all it can find is a call that CuPy would refuse, and that depends
+    on the branches taken, not on the numbers drawn.
+    """
+    test = getattr(item, "obj", None)
+    if not getattr(test, "is_hypothesis_test", False):
+        return
+    settings = vars(test).setdefault("settings_on_numpy", test._hypothesis_internal_use_settings)
+    library = getattr(item, "callspec", None) and item.callspec.params.get("xp")
+    if library == "cupy" and GPU_MISSING:
+        fewer = max(1, settings.max_examples // 4)
+        settings = hypothesis.settings(settings, max_examples=fewer)
+    test._hypothesis_internal_use_settings = settings
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -309,6 +309,20 @@ class Norm:
         dbeta = self.parameter_gradient(self.beta, dys)
         return array_of(dx, self.shape, self.reduced), dgamma, dbeta
 
+    def kept(self, values: np.ndarray) -> np.ndarray:
+        """One number a row, in float64, to go with x."""
+        shape = [1 if a in self.reduced else size for a, size in enumerate(self.shape)]
+        return values.reshape(shape).astype("float64")
+
+    def wide(self, values: np.ndarray) -> np.ndarray:
+        """gamma or beta, in float64, to go with x."""
+        shape = [s if (a in self.reduced) == self.layer else 1 for a, s in enumerate(self.shape)]
+        return values.reshape(shape).astype("float64")
+
+    def summed(self) -> tuple[int, ...]:
+        """The axes that the gradients of gamma and beta are summed over."""
+        return tuple(a for a in range(len(self.shape)) if (a in self.reduced) != self.layer)
+
     def parameter_gradient(self, like: np.ndarray | None, rows: list[Row]) -> Any:
         if like is None:
             return None

@@ -471,6 +471,15 @@ def installed():
 # ---- the record of CuPy's names ------------------------------------------------------------------
 
 
+class _Empty:
+    __slots__ = ()
+
+
+# The names that Python gives to every class, or (from 3.12 on) to every C type with a buffer: which
+# they are depends on its version and says nothing about CuPy.
+PYTHONS = {*dir(_Empty), "__buffer__", "__release_buffer__"}
+
+
 def _parameters(function) -> str:
     """`a, axis=None`, as Python reads it again. Cython's functions tell it in their docstring."""
     try:
@@ -479,8 +488,10 @@ def _parameters(function) -> str:
         text = re.sub(r"(\(|, )\w+ (?=\w)", r"\1", function.__doc__.split("\n")[0])
     text = text.split(" -> ")[0]
     text = text[text.index("(") + 1 : text.rindex(")")]
-    for pattern, new in ((r"^self(, )?", ""), (r": '[^']*'", ""), (" = ", "="), ("<[^>]*>", "...")):
-        text = re.sub(pattern, new, text)
+    for pattern, new in (
+        (r"^self(, )?", ""), (r": '[^']*'", ""), (" = ", "="), ("<[^>]*>", "..."), ("^/$", ""),
+    ):  # fmt: skip
+        text = re.sub(pattern, new, text)  # a lone "/" is how Python 3.13 tells of no parameters
     return text
 
 
@@ -503,7 +514,7 @@ def record(cupy) -> dict:
                 kinds["others"].append(name)
         return kinds
 
-    array = [name for name in dir(cupy.ndarray) if name not in dir(object)]
+    array = [name for name in dir(cupy.ndarray) if name not in PYTHONS]
     public = {name: getattr(cupy.ndarray, name) for name in array if name[0] != "_"}
     methods = {name: _parameters(value) for name, value in public.items() if callable(value)}
     return {

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lpnorm
-from lpnorm import Range, TopK, decay, nn, training
+from lpnorm import Range, TopK, decay, files, models, nn, training
 from lpnorm.decay import SGD, StepSchedule
 from lpnorm.verify import oracle
 
@@ -386,3 +386,135 @@ def test_a_master_must_fit():
     wide = nn.Parameter(np.ones(3, "float64"), "v")
     with pytest.raises(ValueError, match="master must be at least as wide as parameter 'v'"):
         decay.SGD([p, wide], 0.1, master="float32")
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+def stepped(parameters, steps=3):
+    """An optimizer after some steps with gradients that differ from parameter to parameter."""
+    sgd = SGD(parameters, 0.1, momentum=0.9, master="float64")
+    for _ in range(steps):
+        for i, parameter in enumerate(parameters):
+            parameter.grad = np.full_like(parameter.data, i + 1)
+        sgd.step()
+    return sgd
+
+
+def test_parts_of_a_model_lose_no_buffer():
+    """Asked part by part, several parameters are called "weight"; none is forgotten."""
+
+    def parts():
+        model = models.digits_net(width=2)
+        return model, [p for i in range(len(model)) for p in model[i].parameters()]
+
+    model, parameters = parts()
+    sgd = stepped(parameters)
+    state = sgd.state()
+    assert len(state) == 2 * len(parameters) == 2 * len(model.parameters()) == 22
+    assert list(sgd.state()) == list(state)  # although the names are those of the whole model now
+    other, again = parts()
+    other.load_state(model.state())
+    resumed = SGD(again, 0.1, momentum=0.9, master="float64")
+    other.parameters()
+    resumed.load_state(state, sgd.t)
+    for optimizer, its in ((sgd, parameters), (resumed, again)):
+        for i, parameter in enumerate(its):
+            parameter.grad = np.full_like(parameter.data, -i)
+        optimizer.step()
+    for one, two in zip(parameters, again, strict=True):
+        np.testing.assert_array_equal(one.data, two.data)
+    for name, array in sgd.state().items():
+        np.testing.assert_array_equal(resumed.state()[name], array, err_msg=name)
+
+
+def test_parameters_without_a_name_are_told_apart():
+    sgd = stepped([nn.Parameter(np.ones(2)), nn.Parameter(np.ones(2)), nn.Parameter(np.ones(1))])
+    assert len(sgd.state()) == 6
+
+
+def test_a_parameter_that_joins_a_group_later_has_a_buffer_too():
+    one, two = nn.Parameter(np.ones(2), "w"), nn.Parameter(np.ones(2), "w")
+    sgd = stepped([one])
+    sgd.groups[0]["params"].append(two)
+    two.grad = np.ones(2)
+    sgd.step()
+    assert len([name for name in sgd.state() if not name.endswith(":master")]) == 2
+
+
+ASKS = {  # what somebody may ask of a part of the model in between
+    "state": lambda part: part.state(),
+    "parameters": lambda part: part.parameters(),
+    "load_state": lambda part: part.load_state(part.state()),
+    "to": lambda part: part.to(dtype="float64"),
+}
+
+
+@pytest.mark.parametrize("ask", ASKS)
+def test_what_is_recorded_does_not_depend_on_who_was_asked_in_between(ask, tmp_path):
+    """At every moment: before the optimizer, before the trace, before a record."""
+    model = normed(type("NumPy", (), {"module": np}))
+    invariant = nn.scale_invariant(model)
+    ASKS[ask](model[0])
+    sgd = SGD(model.parameters(), 0.5, momentum=0.9, weight_decay=0.1)
+    ASKS[ask](model[0])
+    trace = decay.NormTrace(invariant, sgd)
+    ASKS[ask](model[0])
+    trace.record()
+    assert list(trace.norms) == ["0.weight"] and len(trace.norms["0.weight"]) == 1
+    ASKS[ask](model[0])
+    correction = decay.StepSizeCorrection(trace, invariant)
+    schedule = decay.NormSchedule(invariant, trace)
+    ASKS[ask](model[0])
+    model[0].weight.data = 3 * model[0].weight.data
+    np.testing.assert_allclose(correction(model[0].weight), 9)
+    schedule.apply(0)
+    np.testing.assert_allclose(correction(model[0].weight), 1)
+    for parameter in (weight := model[0].weight, model[1].gamma):
+        parameter.grad = np.ones_like(parameter.data)
+    sgd.step()
+    ASKS[ask](model[0])
+    assert list(sgd.state()) == ["0.weight", "1.gamma"] and sgd.rate(weight) == (0.5, 0.05)
+
+
+def test_two_parameters_of_one_name_are_refused_by_a_trace():
+    """Two models, asked one after the other: their weights have the same name."""
+    models_ = [normed(type("NumPy", (), {"module": np})) for _ in range(2)]
+    pairs = [pair for model in models_ for pair in nn.scale_invariant(model)]
+    with pytest.raises(ValueError, match=r"'0.weight' twice"):
+        decay.NormTrace(pairs)
+
+
+TRACE = {"norms/w": np.ones((2, 3)), "rates/w": np.ones(2), "decays/w": np.zeros(2)}
+WRONG_TRACES = {
+    "no rates": ({"rates/w": None}, "no entry rates/w"),
+    "unknown": ({"rates/v": np.ones(2)}, "unknown entry rates/v"),
+    "another word": ({"x": np.ones(2)}, "unknown entry x"),
+    "a record too many": ({"rates/w": np.ones(3)}, "w have shapes"),
+    "no channels": ({"norms/w": np.ones(2)}, "w have shapes"),
+    "too many axes": ({"norms/w": np.ones((2, 3, 1))}, "w have shapes"),
+    "a number": ({"decays/w": np.array(1.0)}, "w have shapes"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TRACES)
+def test_a_wrong_trace_is_refused(name, tmp_path):
+    change, words = WRONG_TRACES[name]
+    state = {key: a for key, a in {**TRACE, **change}.items() if a is not None}
+    trace = decay.NormTrace()
+    with pytest.raises(ValueError, match=words):
+        trace.load_state(state)
+    assert trace.state() == {}
+    files.save_arrays(tmp_path / "t", "trace", state)
+    with pytest.raises(ValueError, match=f"/t: .*{words}"):
+        decay.NormTrace.load(tmp_path / "t")
+
+
+def test_a_trace_of_other_parameters_is_refused():
+    model = normed(type("NumPy", (), {"module": np}))
+    trace = decay.NormTrace(nn.scale_invariant(model), None)
+    with pytest.raises(ValueError, match=r"entry (decays|norms|rates)/(0.weight|w)"):
+        trace.load_state(TRACE)
+    empty = trace.state()
+    trace.load_state(empty)
+    assert trace.norms == {"0.weight": []}

@@ -11,9 +11,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import GPU_MISSING
 
 import lpnorm
 from lpnorm import cli, experiments
+from lpnorm.data import Dataset, digits
+from lpnorm.decay import SGD
 from lpnorm.experiments import (
     bounded_weight_norm,
     constant,
@@ -22,12 +25,13 @@ from lpnorm.experiments import (
     half_precision,
     half_range,
     norms,
-    report,
+    pictures,
     runs,
     scale_invariance,
     weight_decay,
+    workers,
 )
-from lpnorm.experiments.runs import Run, difference, final_accuracy, norm_named, train_all
+from lpnorm.experiments.runs import Run, final_accuracy, norm_named, train_all
 
 TINY = Run(epochs=1, width=2, batch=256)
 
@@ -54,7 +58,7 @@ def test_finished_runs_are_not_trained_again(tmp_path, monkeypatch):
     def no_pool(*_, **__):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(runs, "ProcessPoolExecutor", no_pool)
+    monkeypatch.setattr(workers, "at_work", no_pool)
     assert train_all([TINY, TINY], tmp_path, jobs=1, progress=False) == first
     with pytest.raises(AssertionError, match="trained again"):
         train_all([replace(TINY, lr=0.2)], tmp_path, jobs=1, progress=False)
@@ -90,29 +94,21 @@ def test_an_output_folder_that_cannot_be_written(tmp_path, capsys):
     assert "cannot write to --out" in capsys.readouterr().err
 
 
-def test_differences_and_verdicts():
-    found = difference([3.0, 4.0, 5.0], [1.0, 3.0, 2.0])
-    assert found["mean"] == pytest.approx(2)
-    assert found["half_95"] == pytest.approx(4.30 / math.sqrt(3), rel=1e-3)
-    assert difference([1.0], [0.0])["half_95"] == math.inf
-    verdicts = {
-        (1.0, 0.5): ("yes", "no", "yes"),
-        (-1.0, 0.4): ("no", "yes", "no"),
-        (1.0, 2.0): ("within noise", "within noise", "within noise"),
-        (0.1, 0.5): ("within noise", "within noise", "yes"),
-    }
-    for (mean, half), want in verdicts.items():
-        apart = {"mean": mean, "half_95": half}
-        judges = (report.compare, report.worse, report.as_well_as)
-        assert tuple(judge(apart) for judge in judges) == want, apart
+def test_the_end_of_a_training_is_after_its_middle():
+    """Three epochs, but not the last three of three."""
     assert final_accuracy({"diverged": {"step": 3}, "test_accuracy": []}) == 10.0
-    assert final_accuracy({"diverged": None, "test_accuracy": [0, 0.5, 0.7, 0.9]}) == (
-        pytest.approx(70)
-    )
+    for curve, want in (
+        ([0.1] * 9 + [0.5, 0.7, 0.9], 70),
+        ([0, 0.5, 0.7, 0.9], 80),
+        ([0.1, 0.5, 0.9], 90),
+        ([0.4], 40),
+    ):
+        assert final_accuracy({"diverged": None, "test_accuracy": curve}) == pytest.approx(want)
 
 
-def test_scale_invariance_is_measured():
-    result = scale_invariance.measure(experiments.Options(out=None, seeds=1))
+def test_scale_invariance_is_measured(tmp_path):
+    options = experiments.Options(out=tmp_path, seeds=2, progress=False)
+    result = scale_invariance.measure(options)
     assert {finding.shows for finding in result.findings} == {"yes"}
     assert set(result.figures["norms"]) == set(scale_invariance.NORMS)
     for figures in result.figures["norms"].values():
@@ -121,13 +117,27 @@ def test_scale_invariance_is_measured():
         np.testing.assert_allclose(norms_, norms_[0], rtol=1e-10)
 
 
+def in_process(self, tasks):
+    """In place of Options.train: no workers, and nothing is kept."""
+    return {task: task.train(None) for task in tasks}
+
+
+def small(self, kind=Run, **settings):
+    """In place of Options.trainings: narrow networks and few steps."""
+    common = {"epochs": self.epochs, "device": self.device, "width": 2, "batch": 256}
+    return [kind(seed=seed, **(common | settings)) for seed in range(self.seeds)]
+
+
 def test_the_whole_command(tmp_path, capsys, monkeypatch):
     """Every claim, one seed and one epoch: files, table, and nothing but NaN-free JSON."""
+    monkeypatch.setattr(experiments.Options, "trainings", small)
     monkeypatch.setattr(constant, "SIZES", [64, 4096])
     monkeypatch.setattr(exact_step, "NORMS", ["1", "2", "inf"])
+    monkeypatch.setattr(exact_step, "STEPS", 20)
     monkeypatch.setattr(equilibrium, "STEPS", 100)
-    given = ["reproduce", "--seeds", "1", "--epochs", "1", "--out", str(tmp_path), "--no-progress"]
-    assert cli.main(given) == 0
+    monkeypatch.setattr(scale_invariance, "NORMS", ["2", "inf"])  # all of them in the test above
+    given = ["reproduce", "--seeds", "1", "--epochs", "1", "--jobs", "1", "--no-progress"]
+    assert cli.main([*given, "--out", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     for name in [name for name, claim in experiments.CLAIMS.items() if claim.by_default]:
         assert name in out
@@ -135,16 +145,74 @@ def test_the_whole_command(tmp_path, capsys, monkeypatch):
         assert record["command"].startswith("lpnorm reproduce --seeds 1")
         assert record["versions"]["numpy"] == np.__version__ and record["seeds"] == [0]
         assert record["figures"] and record["configuration"] and record["findings"]
-        assert {f["shows"] for f in record["findings"]} <= {"yes", "no", "within noise"}
+        assert {f["shows"] for f in record["findings"]} == {"cannot say"}  # one seed
+        assert record["how_to_read"] == experiments.RULE
+        look_at(experiments.CLAIMS[name], record["figures"])
         picture = (tmp_path / f"{name}.png").read_bytes()
         assert picture[:4] == b"\x89PNG" and len(picture) > 20_000
     assert not list(tmp_path.glob(".*")), "temporary files left"
+    assert " ".join(experiments.RULE.split()) in " ".join(out.split())
     assert set(json.loads((tmp_path / "norms.json").read_text())["figures"]["arms"]) == set(
         norms.ARMS
     )
 
 
-@pytest.mark.parametrize("norm", exact_step.NORMS)
+def look_at(claim, figures):
+    """What holds of every picture: no legend on the data, plain ticks, no crowd without labels."""
+    with pictures.new_figure() as figure:
+        claim.draw(figure, figures)
+        figure.canvas.draw()
+        for axes in figure.axes:
+            assert axes.get_legend() is None, "a legend may cover the data"
+            both = (*axes.xaxis.get_ticklabels(), *axes.yaxis.get_ticklabels())
+            ticks = [text.get_text() for text in both]
+            assert any(ticks) and not any("times" in text or "$" in text for text in ticks), ticks
+            solid = [line for line in axes.lines if line.get_linestyle() == "-"]
+            curves = [line for line in solid if len(line.get_xdata()) > 2]
+            assert len(curves) <= 4 or len(axes.texts) >= len(curves), "unlabelled lines"
+        box = figure.get_tightbbox(figure.canvas.get_renderer())
+        width, height = figure.get_size_inches()
+        over = (-box.x0, box.x1 - width, -box.y0, box.y1 - height)
+        assert max(over) < 0.05, "something hangs over the edge"
+
+
+def test_laws_are_kept_as_trainings_are_and_done_by_jobs(tmp_path, monkeypatch):
+    """Claims that train nothing: a worker each, progress, and nothing a second time."""
+    monkeypatch.setattr(scale_invariance, "NORMS", ["1", "2"])
+    monkeypatch.setattr(exact_step, "NORMS", ["2"])
+    monkeypatch.setattr(equilibrium, "SETTINGS", equilibrium.SETTINGS[:1])
+    monkeypatch.setattr(equilibrium, "ON_DIGITS", [])
+    monkeypatch.setattr(equilibrium, "STEPS", 20)
+    asked, original = [], workers.at_work
+
+    def counted(calls, jobs):
+        asked.append((len(calls), jobs))
+        return original(calls, jobs)
+
+    monkeypatch.setattr(workers, "at_work", counted)
+    options = experiments.Options(out=tmp_path, seeds=2, progress=False)
+    for claim in (scale_invariance, exact_step):
+        first = claim.measure(options)
+        assert repr(claim.measure(options)) == repr(first)
+    assert asked == [(4, 2), (2, 2)]
+    assert len(list((tmp_path / "runs").glob("*.json"))) == 6
+
+
+def test_the_verdict_on_equation_4_does_not_depend_on_quick(tmp_path, monkeypatch):
+    """It was "no" with two seeds and "yes" with five."""
+    monkeypatch.setattr(exact_step, "NORMS", ["inf"])
+    for seeds in (2, 5):
+        options = experiments.Options(out=tmp_path, seeds=seeds, progress=False)
+        assert {finding.shows for finding in exact_step.measure(options).findings} == {"yes"}
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        norm if norm in ("1", "2", "inf") else pytest.param(norm, marks=pytest.mark.slow)
+        for norm in exact_step.NORMS
+    ],
+)
 def test_the_exact_factor_is_exact(norm):
     """Float64, no momentum, eps = 0, only the scale-invariant weight decayed; 200 steps."""
     errors = exact_step.compare_arms(norm, seed=3, device="cpu")
@@ -163,6 +231,25 @@ def test_equilibrium_norm_and_angle_within_three_percent(setting):
     assert measured["angle"] == pytest.approx(measured["predicted_angle"], rel=0.03)
 
 
+def test_before_step_comes_before_each_step_and_after_each_evaluation():
+    model, seen = TINY.model(), []
+    first = model.parameters()[0]
+    sgd = SGD(model.parameters(), 0.1)
+
+    def before(step, epoch):
+        seen.append(("before", step, epoch, first.data.sum()))
+
+    def after(step, epoch):
+        seen.append(("after", step, epoch, first.data.sum()))
+
+    two = replace(TINY, epochs=2)
+    two.fit(model, sgd, None, before_step=before, after_step=after)
+    steps = 1437 // TINY.batch
+    places = [(when, s, s // steps) for s in range(2 * steps) for when in ("before", "after")]
+    assert [each[:3] for each in seen] == places
+    assert seen[0][3] != seen[1][3] and seen[1][3] == seen[2][3]
+
+
 def test_the_four_arms_of_weight_decay(tmp_path):
     """One short study: the corrected and the scheduled arm have the step sizes of decay."""
     study = weight_decay.Study(epochs=4, weight_decay=0.05, width=4, batch=128)
@@ -176,34 +263,35 @@ def test_the_four_arms_of_weight_decay(tmp_path):
     # the schedule drops after epochs 2 and 3: norms a factor sqrt(10) and 10 above the record
     ratio = norms["norm schedule"] / norms["decay"]
     np.testing.assert_allclose(ratio[[1, 2, 3]], [1, 10**0.5, 10], rtol=0.02)
+    # the end of epoch 2 is evaluated at the norm of its steps, and not at that of epoch 3
+    ends = {arm: np.array(arms[arm]["norms"]["0.weight"]) for arm in ("decay", "norm schedule")}
+    np.testing.assert_allclose(ends["norm schedule"][1] / ends["decay"][1], 1, rtol=0.1)
     assert not list(tmp_path.glob("*.tmp")) and len(list(tmp_path.glob("study-*.npz"))) == 4
 
 
 @pytest.mark.parametrize(
     ("task", "watcher", "calls"),
     [
-        (weight_decay.Study(epochs=3, width=2, batch=256), weight_decay.Turns, 8),  # in the 1st arm
-        (weight_decay.Study(epochs=3, width=2, batch=256), weight_decay.Turns, 52),  # in the 4th
-        (equilibrium.OnDigits(epochs=6, width=2, batch=256), equilibrium.Watch, 27),
+        # in the second epoch of the first arm, which goes on with its second; and of the fourth
+        (weight_decay.Study(epochs=2, width=2, batch=256), weight_decay.Turns, (7, 7 + 32)),
+        (equilibrium.OnDigits(epochs=4, width=2, batch=256), equilibrium.Watch, (17,)),
     ],
 )
-def test_what_a_study_measures_survives_an_interruption(
-    tmp_path, monkeypatch, task, watcher, calls
-):
+def test_what_a_study_measures_survives_interruptions(tmp_path, monkeypatch, task, watcher, calls):
     whole = task.train(tmp_path / "whole.npz")
     original, seen = watcher.__call__, []
 
     def interrupted(self, step, epoch):
         seen.append(step)
-        if len(seen) == calls:
+        if len(seen) in calls:
             raise KeyboardInterrupt
         original(self, step, epoch)
 
     monkeypatch.setattr(watcher, "__call__", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        task.train(tmp_path / "broken.npz")
-    assert list(tmp_path.glob("broken*.npz"))
-    monkeypatch.setattr(watcher, "__call__", original)
+    for left in range(len(calls), 0, -1):
+        with pytest.raises(KeyboardInterrupt):
+            task.train(tmp_path / "broken.npz")
+        assert len(list(tmp_path.glob("broken*.npz"))) == (4 if left == 1 < len(calls) else 1)
     assert task.train(tmp_path / "broken.npz") == whole
 
 
@@ -224,15 +312,15 @@ def test_only_the_last_layer_is_decayed():
     assert len(names) == len(model.parameters())
 
 
-def test_a_killed_reproduce_goes_on_and_a_second_call_trains_nothing(tmp_path):
+def test_a_killed_reproduce_goes_on_and_a_second_call_trains_nothing(tmp_path, monkeypatch):
     command = [sys.executable, "-m", "lpnorm.cli", "reproduce", "norms", "--out", str(tmp_path)]
     command += ["--seeds", "1", "--epochs", "3", "--jobs", "2", "--no-progress"]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 60
     while not list((tmp_path / "runs").glob("*.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    os.kill(process.pid, signal.SIGKILL)  # it alone: its workers must notice
+    process.communicate(timeout=30)  # ends when nobody holds its standard error any more
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*.json")}
     assert kept and not (tmp_path / "norms.json").exists()
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -241,14 +329,16 @@ def test_a_killed_reproduce_goes_on_and_a_second_call_trains_nothing(tmp_path):
     assert len(finished) == len(norms.ARMS)  # one file each, and no checkpoint left
     assert all(finished[path] == when for path, when in kept.items())
     figures = json.loads((tmp_path / "norms.json").read_text())["figures"]
-    assert subprocess.run(command, capture_output=True, timeout=120).returncode == 0
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", None)
+    assert cli.main(command[3:]) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == finished
     assert json.loads((tmp_path / "norms.json").read_text())["figures"] == figures
 
 
 def test_a_log_and_an_ascii_terminal_can_be_read(tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "60"}
-    command = ["-m", "lpnorm.cli", "reproduce", "constant", "--seeds", "1", "--epochs", "1"]
+    command = ["-m", "lpnorm.cli", "reproduce", "bounded-weight-norm", "--seeds", "1"]
+    command += ["--epochs", "1", "--jobs", "1"]
     done = run(*command, "--out", str(tmp_path), env=environment)
     assert done.returncode == 0, done.stderr
     assert "\r" not in done.stderr and "run" in done.stderr
@@ -273,11 +363,10 @@ def run(*command, **settings):
     )
 
 
+@pytest.mark.skipif(not GPU_MISSING, reason="there is a GPU here")
 def test_device_gpu_without_one_is_one_line(tmp_path):
     """In a process of its own, where no stand-in is loaded."""
     done = run("-m", "lpnorm.cli", "reproduce", "--device", "gpu", "--out", str(tmp_path / "x"))
-    if done.returncode == 0:
-        pytest.skip("there is a GPU here")
     assert done.returncode == 2 and not (tmp_path / "x").exists()
     assert done.stderr.startswith("lpnorm: no GPU: ") and done.stderr.count("\n") == 1
     assert any(what in done.stderr for what in ("package", "driver", "device", "NVRTC"))
@@ -293,10 +382,12 @@ def test_without_matplotlib_there_is_data_and_a_word(tmp_path):
     )
     done = run("-c", script, str(tmp_path))
     assert done.returncode == 0 and "matplotlib is not installed" in done.stderr, done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["scale-invariance.json"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["runs", "scale-invariance.json"]
 
 
-def test_ctrl_c_keeps_what_is_finished(tmp_path):
+@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_keep_what_is_finished(tmp_path, way):
     command = [sys.executable, "-m", "lpnorm.cli", "reproduce", "norms", "--out", str(tmp_path)]
     process = subprocess.Popen(
         [*command, "--seeds", "1", "--epochs", "2", "--jobs", "1", "--no-progress"],
@@ -307,10 +398,10 @@ def test_ctrl_c_keeps_what_is_finished(tmp_path):
     deadline = time.monotonic() + 60
     while not list((tmp_path / "runs").glob("*.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # what a terminal does: the whole group
+    os.killpg(process.pid, way)  # what a terminal or a job scheduler does: the whole group
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in error
-    assert "Traceback" not in error, error
+    assert "Traceback" not in error and "leaked" not in error, error
     assert list((tmp_path / "runs").glob("*.json"))
     assert not list(tmp_path.glob("*.json"))
 
@@ -356,27 +447,48 @@ def test_the_stall_is_predicted_as_it_is_measured():
         assert half_range._one_after_another(terms, n) == pytest.approx(measured, rel=0.02)
 
 
-def test_half_range(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_half_range(tmp_path, capsys, monkeypatch, every):
+    """Every second scale, and sizes far apart, in this process; or all of the quick look."""
     monkeypatch.setattr(half_range, "ACCUMULATORS", [("float32", "pairwise_mean"), *HALVES])
-    given = ["reproduce", "half-range", "--quick", "--out", str(tmp_path), "--no-progress"]
+    if every > 1:
+        monkeypatch.setattr(half_range, "SCALES", half_range.SCALES[::every])
+        monkeypatch.setattr(half_range, "SIZES", [1, 2, 3, 4, 8, 12])
+        monkeypatch.setattr(experiments.Options, "train", in_process)
+    given = [
+        "reproduce",
+        "half-range",
+        "--quick",
+        "--seeds",
+        "1",
+        "--out",
+        str(tmp_path),
+        "--no-progress",
+    ]
     assert cli.main(given) == 0
     record = json.loads((tmp_path / "half-range.json").read_text())
     assert (tmp_path / "half-range.png").stat().st_size > 20_000
     for cell in record["figures"]["cells"].values():
-        wrong = dict(cell["disagreements"])
+        (wrong,) = cell["disagreements"]
         cells = wrong.pop("cells")
-        assert cells > 300 and sum(wrong.values()) < 0.035 * cells
+        assert cells > 55 and sum(wrong.values()) < 0.035 * cells
     span = record["figures"]["cells"]
-    assert len(span["L2, float32, pairwise_mean"]["holds_at"]) < 20
-    assert len(span["L1, float16, pairwise_mean"]["holds_at"]) > 28
+    assert len(span["L2, float32, pairwise_mean"]["holds_at"]) < 20 / every
+    assert len(span["L1, float16, pairwise_mean"]["holds_at"]) > 28 / every
 
 
 HALVES = [("float16", "pairwise"), ("float16", "sequential"), ("float16", "pairwise_mean")]
 
 
+def few(self):
+    return Dataset(*(part[:640] for part in vars(digits(self.dtype)).values()))
+
+
 def test_half_precision(tmp_path, monkeypatch):
-    """One seed and one epoch of the setting in which L2 fails at once."""
+    """One seed and ten steps of the setting in which L2 fails at once."""
     monkeypatch.setattr(half_precision, "SETTINGS", ("decay",))
+    monkeypatch.setattr(experiments.Options, "train", in_process)
+    monkeypatch.setattr(runs.Training, "digits", few)
     given = ["reproduce", "half-precision", "--epochs", "1", "--seeds", "1", "--no-progress"]
     assert cli.main([*given, "--out", str(tmp_path)]) == 0
     arms = json.loads((tmp_path / "half-precision.json").read_text())["figures"]["decay"]
@@ -384,7 +496,8 @@ def test_half_precision(tmp_path, monkeypatch):
     for name, arm in arms.items():
         (diverged,) = arm["diverged"]
         if name.startswith("L2 float16"):
-            assert diverged["step"] == 0 and "layer 1 (BatchNorm)" in diverged["where"]
+            assert diverged["step"] < 2  # in the first norm, or the weights before it
+            assert any(w in diverged["where"] for w in ("layer 1 (BatchNorm)", "0.weight"))
         else:
             assert diverged is None and arm["loss"][0][0] < 3.0
 

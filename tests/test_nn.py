@@ -362,8 +362,7 @@ def test_writing_into_y_changes_nothing_but_y(xp, kind, data, seed):
 
 
 @every_kind
-@pytest.mark.parametrize("dtype", DTYPES)
-@given(data=st.data(), seed=seeds)
+@given(dtype=st.sampled_from(DTYPES), data=st.data(), seed=seeds)
 def test_the_dtype_stays(xp, kind, dtype, data, seed):
     case = data.draw(cases(kind))
     layer = on(xp, case.layer, dtype)
@@ -743,6 +742,43 @@ def test_parameters_are_named_by_their_path():
     residual = ["body.0.weight", "body.1.gamma", "body.1.beta", "shortcut.weight", "shortcut.bias"]
     assert names == [*("0." + name for name in residual), "2.gamma", "2.beta"]
     assert [p.name for p in body.parameters()] == ["0.weight", "1.gamma", "1.beta"]
+
+
+def test_only_asking_for_parameters_gives_names():
+    """Not looking at a state, moving, saving or loading: who did that last does not matter."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm(2))
+    names = [p.name for p in model.parameters()]
+    model[0].load_state(model[0].state())
+    model[1].to(dtype="float32")
+    assert [p.name for p in [*vars(model[0]).values(), model[1].gamma, model[1].beta]] == names
+    assert list(model[0].state()) == ["weight", "bias"] and list(model.state())[:4] == names
+
+
+@pytest.mark.parametrize("layer, shape", [
+    (lambda: nn.Linear(3, 2), (1, 3)),
+    (lambda: nn.Conv2d(1, 2, 1), (1, 1, 1, 1)),
+    (lambda: nn.Conv2d(1, 1, 1), (1, 1, 3, 3)),
+    (lambda: nn.MeanOnlyBatchNorm(3), (1, 3)),
+    (lambda: nn.LayerNorm(3), (1, 3)),
+    (lambda: nn.BatchNorm(3), (2, 3)),
+    (lambda: nn.WeightNorm(nn.Linear(3, 2)), (1, 3)),
+])  # fmt: skip
+def test_a_gradient_that_is_kept_shares_no_memory_with_dy(layer, shape):
+    """At batch 1 the sum of dy over the batch is dy itself."""
+    layer = layer()
+    y, backward = layer(normal(0, shape, "float32"))
+    dy = normal(1, y.shape, "float32")
+    dx = backward(dy)
+    for parameter in layer.parameters():
+        before = parameter.grad.copy()
+        assert not np.shares_memory(parameter.grad, dy) and not np.shares_memory(parameter.grad, dx)
+        dy += 1
+        np.testing.assert_array_equal(parameter.grad, before)
+    given = np.ones(2)
+    parameter = nn.Parameter(np.zeros(2))
+    parameter.add_grad(given)
+    given[...] = 7
+    assert parameter.grad.tolist() == [1, 1]
 
 
 def test_a_shared_parameter_is_listed_once_and_collects_both_gradients(xp):

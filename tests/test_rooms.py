@@ -25,6 +25,7 @@ ROOMS = [  # a room imports only rooms listed above it
     "fast",
     "models",
     "data",
+    "checkpoint",
     "training",
     "experiments",
     "verify",

@@ -300,23 +300,114 @@ WRONG = {
     "epochs": [(1.5, TypeError), (-1, ValueError), (True, TypeError)],
     "batch": [(0, ValueError), ("all", TypeError), (49, ValueError)],
     "seed": [("x", TypeError), (-1, ValueError), (1.5, TypeError)],
-    "schedule": [(0.1, TypeError)],
+    "schedule": [(0.1, TypeError), (lambda epoch: "x", TypeError), (lambda epoch: -1, ValueError)],
     "augment": [(3, TypeError)],
+    "after_step": [(3, TypeError), ([], TypeError)],
+    "trace": [(3, TypeError), ({}, TypeError)],
+    "clip": [(-1, ValueError), ("x", TypeError)],
     "if_diverged": [("ignore", ValueError)],
     "optimizer": [("sgd", TypeError)],
+    "checkpoint": [(3, TypeError), ("", ValueError), ("/dev/null/x", ValueError)],
 }
+
+
+def refused(error, words, data=None, **given):
+    """train raises this, and neither weights nor statistics have moved."""
+    model = models.digits_net(width=2)
+    before = {key: a.copy() for key, a in model.state().items()}
+    data = tiny(np.array) if data is None else data
+    with pytest.raises(error, match=words):
+        train(model, data, **given)
+    assert same(model.state(), before)
 
 
 @pytest.mark.parametrize(
     "name, value, error", [(n, value, error) for n, row in WRONG.items() for value, error in row]
 )
 def test_a_wrong_argument_is_named_before_any_work(name, value, error):
-    model = models.digits_net(width=2)
-    before = {key: a.copy() for key, a in model.state().items()}
-    data = Dataset(*(part[:48] for part in vars(digits()).values()))
-    with pytest.raises(error, match=name):
-        train(model, data, **{name: value})
+    refused(error, name, **{name: value})
+
+
+def test_a_schedule_that_breaks_later_is_noticed_before():
+    refused(TypeError, "factor from schedule", epochs=9, schedule=lambda e: 1 if e < 8 else None)
+
+
+def test_the_order_of_model_and_data_is_named():
+    model, data = models.digits_net(width=2), tiny(np.array)
+    sgd = SGD(model.parameters(), 0.1)
+    for given in ((data, model, sgd), (model, sgd, data), (sgd, data, model)):
+        with pytest.raises(
+            TypeError, match=r"must be a lpnorm.*got .*the order is train\(model, data"
+        ):
+            training.train(*given, 1)
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    other = SGD(models.digits_net(width=2).parameters(), 0.1)
+    refused(ValueError, "optimizer holds none of the model's parameters", optimizer=other)
+
+
+def test_a_trace_of_another_model_or_optimizer_is_refused():
+    model, other = models.digits_net(width=2), models.digits_net(width=2)
+    sgd, few = SGD(model.parameters(), 0.1), SGD(model[0].parameters(), 0.1)
+    for trace, optimizer, words in (
+        (NormTrace(nn.scale_invariant(other), sgd), sgd, "trace records '0.weight'"),
+        (NormTrace(nn.scale_invariant(model), few), sgd, "trace must be .* of the optimizer"),
+        (NormTrace(nn.scale_invariant(model)), sgd, "trace must be .* of the optimizer"),
+        (NormTrace(nn.scale_invariant(model), few), few, "not in this optimizer"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            train(model, tiny(np.array), optimizer=optimizer, trace=trace)
+    assert sgd.t == few.t == 0
+
+
+def changed(**parts):
+    return Dataset(**(vars(tiny(np.array)) | parts))
+
+
+DATA = tiny(np.array)
+WRONG_DATA = {
+    "data.test_x must not be empty": {"test_x": DATA.test_x[:0], "test_y": DATA.test_y[:0]},
+    "data.train_x must not be empty": {"train_x": DATA.train_x[:0], "train_y": DATA.train_y[:0]},
+    "data.train_y must have shape": {"train_y": DATA.train_y[:-1]},
+    "data.test_y must have shape": {"test_y": DATA.test_y[:-1]},
+    "data.test_x must have shape": {"test_x": DATA.test_x[:, :, 1:]},
+    "data.train_y must be from 0 to 9, got from 0 to 10": {
+        "train_y": np.where(np.arange(48) == 47, 10, DATA.train_y)
+    },
+    "data.test_y must be from 0 to 9, got from -1": {"test_y": DATA.test_y - 1},
+    "data.train_y must have an integer dtype, got float64": {"train_y": DATA.train_y * 1.0},
+    "data.test_y must be an array, got list": {"test_y": DATA.test_y.tolist()},
+    "x has dtype float64 but": {"test_x": DATA.test_x * np.float64(1)},
+    "x has dtype float64": {"train_x": DATA.train_x * np.float64(1)},
+}
+
+
+@pytest.mark.parametrize("words", WRONG_DATA)
+def test_wrong_data_are_named_before_any_work(words):
+    refused((TypeError, ValueError), words, changed(**WRONG_DATA[words]))
+
+
+def test_a_model_whose_outputs_are_no_logits_is_refused_before_any_work():
+    model = nn.Sequential(nn.BatchNorm(1), nn.Conv2d(1, 10, 3))
+    before = model.state()
+    with pytest.raises(ValueError, match="logits must have shape"):
+        train(model, DATA)
     assert same(model.state(), before)
+
+
+def test_numpys_integers_are_integers(tmp_path):
+    whole = train(models.digits_net(width=2), DATA, seed=3)
+    given = {"seed": np.int64(3), "epochs": np.int32(1), "batch": np.uint8(16)}
+    model = models.digits_net(width=2)
+    assert train(model, DATA, checkpoint=tmp_path / "c", **given) == whole
+
+
+def test_a_checkpoint_path_without_a_suffix(tmp_path):
+    for name in ("ck", "ck.dat", "deep/er/ck"):
+        whole = train(models.digits_net(width=2), DATA, checkpoint=tmp_path / name, epochs=2)
+        again = train(models.digits_net(width=2), DATA, checkpoint=tmp_path / name, epochs=2)
+        assert whole == again and (tmp_path / name).stat().st_size > 1000
 
 
 def test_images_and_labels_must_be_as_many():

@@ -84,12 +84,12 @@ def everything(tmp_path_factory):
 
 
 def test_the_same_version_writes_the_same_bytes(tmp_path):
-    for name in ("one", "two"):
-        write(tmp_path / name, dtypes=["float16"])
-    write(tmp_path / "two", dtypes=["float16"])  # once more, over what is there
+    filters = {"dtypes": ["float16"], "norms": ["1", "inf"]}
+    for name in ("one", "two", "two"):  # the second once more, over what is there
+        write(tmp_path / name, **filters)
     one, two = bytes_of(tmp_path / "one"), bytes_of(tmp_path / "two")
     assert one == two
-    assert len(one) > 1000
+    assert len(one) > 300
 
 
 def test_the_manifest_follows_its_schema(everything):
@@ -408,29 +408,52 @@ def judged(layer, p, dtype, mistake):
     return report
 
 
+def norms_of(layer, dtype):
+    return [None] if layer == "sgd" else [p for p in NORMS if list(plan([layer], [p], [dtype]))]
+
+
+def unnamed(tried, layer, dtype):
+    """Of (p, mistake) pairs those that are not seen; all that are seen must be named first."""
+    missed, other, count = [], [], 0
+    for p, mistake in tried:
+        report = judged(layer, p, dtype, mistake)
+        if report is None:
+            continue
+        count += 1
+        if report.ok:
+            missed.append((p, mistake.name))
+        elif mistake.diagnosis not in report.diagnoses[0]:
+            other.append((p, mistake.name, report.diagnoses))
+    print(f"{layer}, {dtype}: {count} mistakes, {len(missed)} not seen: {missed}; named: {other}")
+    assert count >= 9 and other == []
+    return len(missed) / count
+
+
+# float16 may hide a mistake that is no larger than its rounding; then it is not called wrong
+HIDDEN = {"float16": 0.05, "float32": 0, "float64": 0}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_every_mistake_is_named(layer, dtype):
+    """Each mistake in one norm, the norms taking turns. All of it is slow."""
+    able = {}
+    for p in norms_of(layer, dtype):
+        for mistake in catalogue(layer, p):
+            able.setdefault(mistake.name, []).append((p, mistake))
+    tried = [pairs[turn % len(pairs)] for turn, pairs in enumerate(able.values())]
+    assert unnamed(tried, layer, dtype) <= HIDDEN[dtype]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_mistake_is_named(layer, dtype):
-    """The scoreboard: each known mistake, judged by the outputs it gives, is named first.
-
-    float16 may hide a mistake that is no larger than its rounding; then it is not called wrong.
-    """
-    norms = [None] if layer == "sgd" else [p for p in NORMS if list(plan([layer], [p], [dtype]))]
+def test_every_mistake_is_named_in_every_norm_and_dtype(layer, dtype):
+    """The scoreboard: each known mistake, judged by the outputs it gives, is named first."""
+    norms = norms_of(layer, dtype)
     norms = norms if dtype == "float32" else norms[:2] + norms[-1:]  # all of them in one dtype
-    tried, missed, other = 0, [], []
-    for p in dict.fromkeys(norms):
-        for mistake in catalogue(layer, p):
-            report = judged(layer, p, dtype, mistake)
-            if report is None:
-                continue
-            tried += 1
-            if report.ok:
-                missed.append((p, mistake.name))
-            elif mistake.diagnosis not in report.diagnoses[0]:
-                other.append((p, mistake.name, report.diagnoses))
-    print(f"{layer}, {dtype}: {tried} mistakes, {len(missed)} not seen: {missed}; named: {other}")
-    assert other == []
-    assert len(missed) <= (0.05 * tried if dtype == "float16" else 0)
+    tried = [(p, mistake) for p in dict.fromkeys(norms) for mistake in catalogue(layer, p)]
+    assert unnamed(tried, layer, dtype) <= HIDDEN[dtype]
 
 
 def test_a_tie_with_too_many_shares_is_wrong(tmp_path):
@@ -604,7 +627,9 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize(
+    "mistake", [0, 1, *(pytest.param(m, marks=pytest.mark.slow) for m in (2, 3, 4))]
+)
 def test_a_program_in_cpp_is_judged(mistake, tmp_path, capsys):
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None:

@@ -32,6 +32,7 @@ from ipywidgets import FloatLogSlider, interact
 
 import lpnorm
 from lpnorm import data, models, nn
+from lpnorm.experiments.pictures import BLUE, GREEN, GREY, PURPLE, VERMILLION, look
 
 plt.rc("figure", dpi=100)
 plt.rc("figure.constrained_layout", use=True)
@@ -41,9 +42,7 @@ plt.rc("legend", frameon=False)
 
 NORMS = {"L1": 1, "L2": 2, "L4": 4, "L∞": math.inf}
 NORMS |= {"Top-3": lpnorm.TopK(3), "Range": lpnorm.Range()}
-PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
-COLOR = dict(zip(NORMS, PALETTE, strict=True))
-GREY = "#999999"
+COLOR = {name: look(name)["color"] for name in NORMS}
 
 # %% [markdown]
 # ## 1. Six rulers, one batch
@@ -152,9 +151,17 @@ fig, ax = plt.subplots(figsize=(9, 3))
 t = np.linspace(0, 6, 601)
 density = np.exp(-(t**2) / 2)
 ax.fill_between(t, density / np.trapezoid(density, t), color="#eeeeee", label="the density itself")
-for p, color in ((1, "#0072B2"), (2, "#D55E00"), (4, "#009E73"), (8, "#CC79A7")):
+for p, style in ((1, "-"), (2, "-"), (4, "-"), (8, "--")):
+    color = look(f"L{p}")["color"]
     product = t**p * density
-    ax.plot(t, product / np.trapezoid(product, t), color=color, linewidth=2, label=f"p = {p}")
+    ax.plot(
+        t,
+        product / np.trapezoid(product, t),
+        color=color,
+        linestyle=style,
+        linewidth=2,
+        label=f"p = {p}",
+    )
     ax.plot(math.sqrt(p), 0, "^", color=color, clip_on=False, markersize=8)
 ax.set(xlabel="|z|", ylabel="weight", xlim=(0, 6), ylim=(0, None))
 ax.legend()
@@ -208,9 +215,8 @@ for name, p in {
         lpnorm.gaussian_constant(p, int(n)) / lpnorm.gaussian_constant(p, int(n), "exact")
         for n in sizes
     ]
-    color = COLOR.get(name, COLOR["Top-3"])
-    right.plot(sizes, ratio, "o-", color=color, markersize=4)
-    right.text(sizes[-1] * 1.5, ratio[-1], name, color=color, va="center")
+    right.plot(sizes, ratio, markersize=4, **look(name))
+    right.text(sizes[-1] * 1.5, ratio[-1], name, color=look(name)["color"], va="center")
 right.axhline(1, color="black", linestyle=":", linewidth=1)
 right.set(
     xscale="log",
@@ -247,7 +253,7 @@ for name, p in NORMS.items():
 # %%
 fig, ax = plt.subplots(figsize=(8, 3.2))
 for name, values in spread.items():
-    ax.loglog(sizes, values, "o-", color=COLOR[name], label=name, markersize=5)
+    ax.loglog(sizes, values, label=name, markersize=5, **look(name))
 ax.loglog(sizes, 1 / np.sqrt(2 * np.array(sizes)), "k:", label=r"$1/\sqrt{2n}$")
 ax.set(xlabel="n, values in the batch", ylabel="relative spread of s")
 ax.set_xticks(sizes, [f"{n:,}" for n in sizes])
@@ -306,7 +312,7 @@ def band(ax, p, n, scale):
     values *= scale
     s = measure(values, p, "exact").item()
     ax.bar(np.arange(n), (values - values.mean())[0], color=GREY, width=1.0 if n > 40 else 0.8)
-    ax.axhspan(-s, s, color="#0072B2", alpha=0.25, linewidth=0)
+    ax.axhspan(-s, s, color=BLUE, alpha=0.25, linewidth=0)
     ax.axhline(0, color="black", linewidth=0.6)
     ax.set(
         ylim=(-6 * scale, 6 * scale),
@@ -373,8 +379,8 @@ for text, pick in (("digits, lowest channel", np.min), ("digits, highest channel
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2), width_ratios=[1, 1])
 edges = np.linspace(-4, 4, 81)
 standard = (channels - channels.mean(axis=1, keepdims=True)) / channels.std(axis=1, keepdims=True)
-for i, row in enumerate(standard[:4]):
-    left.hist(row, edges, histtype="step", density=True, color=PALETTE[i], linewidth=1.3)
+for row, color in zip(standard, (BLUE, VERMILLION, GREEN, PURPLE), strict=False):
+    left.hist(row, edges, histtype="step", density=True, color=color, linewidth=1.3)
 left.plot(edges, np.exp(-(edges**2) / 2) / math.sqrt(2 * math.pi), "k:", label="Gaussian")
 left.set(
     title="four channels behind the first convolution",
@@ -384,7 +390,7 @@ left.set(
 )
 left.legend()
 for column, (name, ratio) in enumerate(ratios.items()):
-    right.plot(np.full(16, column), ratio, "o", color=COLOR[name], alpha=0.5, markersize=6)
+    right.plot(np.full(16, column), ratio, linestyle="none", alpha=0.5, markersize=6, **look(name))
 right.axhline(1, color="black", linestyle=":", linewidth=1)
 right.set_xticks(range(len(NORMS)), list(NORMS))
 right.set(

@@ -42,6 +42,7 @@ import numpy as np
 from ipywidgets import FloatLogSlider, interact
 
 import lpnorm
+from lpnorm.experiments.pictures import GREY, look
 from lpnorm.norms import as_norm
 
 for package in (lpnorm, np, matplotlib):
@@ -64,9 +65,7 @@ SUMS = lpnorm.Accumulate("float64")  # how the library is to add up: in float64
 
 NORMS = {"L1": 1, "L2": 2, "L3": 3, "L∞": math.inf}
 NORMS |= {"Top-3": lpnorm.TopK(3), "Range": lpnorm.Range()}
-PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
-COLOR = dict(zip(NORMS, PALETTE, strict=True))
-GREY = "#777777"
+COLOR = {name: look(name)["color"] for name in NORMS}
 
 
 def bars(ax, values, color, **style):
@@ -946,12 +945,13 @@ for name, p in NORMS.items():
 sweep = 10.0 ** np.arange(-8, 1)
 factors = 10.0 ** np.arange(-3, 4)
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.3))
-looks = {
-    "L1": {"marker": "o", "markersize": 5},
-    "L2": {"marker": "s", "markersize": 10, "markerfacecolor": "none"},
-    "L∞": {"marker": "^", "markersize": 6},
+styles = {  # they lie on one another
+    "L1": {"markersize": 5},
+    "L2": {"markersize": 10, "markerfacecolor": "none"},
+    "L∞": {"markersize": 6},
 }
-for name, look in looks.items():
+for name, style in styles.items():
+    style = {"linestyle": "none", "label": name} | look(name) | style
     p = NORMS[name]
     measured, law = [], []
     for eps in sweep:
@@ -961,10 +961,10 @@ for name, look in looks.items():
         measured.append(abs((dx_eps * d9).sum()))
         law.append(abs((g9 * y).sum()) * eps / (s_hat**2 if p == 2 else s_hat))  # (N11)
     left.loglog(sweep, law, color=COLOR[name], linewidth=1.2)
-    left.loglog(sweep, measured, color=COLOR[name], linestyle="none", label=name, **look)
+    left.loglog(sweep, measured, **style)
     sizes = [np.linalg.norm(library_dx(g9, a * x9, p)) for a in factors]
     right.loglog(factors, sizes[3] / factors, color=COLOR[name], linewidth=1.2)
-    right.loglog(factors, sizes, color=COLOR[name], linestyle="none", label=name, **look)
+    right.loglog(factors, sizes, **style)
 left.set(xlabel="eps", ylabel="|⟨dx, d⟩|", title="Law 2: small with eps, and known exactly")
 right.set(
     xlabel="a: x is scaled by a", ylabel="length of dx", title="Law 3: inversely proportional"
@@ -1148,11 +1148,11 @@ def remainder(candidate, p):
 
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.9), sharey=True)
 print("slope of the remainder    library   scale detached (wrong)")
-for (name, p), marker in zip(NORMS.items(), "os^vDP", strict=True):
+for name, p in NORMS.items():
     fitted = []
     for ax, candidate in ((left, library_dx), (right, dx_detached)):
         R = remainder(candidate, p)
-        ax.loglog(t, R, marker=marker, markersize=5, color=COLOR[name], linewidth=1.2, label=name)
+        ax.loglog(t, R, markersize=5, linewidth=1.2, label=name, **look(name))
         fitted.append(np.polyfit(np.log(t), np.log(R), 1)[0])
     print(f"{name:22s}    {fitted[0]:6.2f}    {fitted[1]:6.2f}")
 left.loglog(t, 0.5 * t**2, color="black", linestyle="--", linewidth=1)

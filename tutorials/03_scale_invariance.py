@@ -36,6 +36,7 @@ from ipywidgets import FloatLogSlider, interact
 import lpnorm
 from lpnorm import data, models, nn, training
 from lpnorm.decay import SGD, NormTrace, channel_norms
+from lpnorm.experiments.pictures import BLUE, GREEN, GREY, PURPLE, VERMILLION, look
 from lpnorm.experiments.scale_invariance import Network
 
 plt.rc("figure", dpi=100)
@@ -43,7 +44,6 @@ plt.rc("figure.constrained_layout", use=True)
 plt.rc("axes", titlesize=11, axisbelow=True)
 plt.rc("axes.spines", top=False, right=False)
 plt.rc("legend", frameon=False)
-BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#999999"
 
 # %% [markdown]
 # ## 1. A network that does not feel a length
@@ -118,7 +118,7 @@ for radius in (1, 2):
             point,
             arrowprops={"arrowstyle": "->", "color": "white", "lw": 1.4},
         )
-left.plot(length, 0, "o", color=ORANGE, markersize=9)
+left.plot(length, 0, "o", color=VERMILLION, markersize=9)
 left.set(
     title="the loss on a plane through w", xlabel="along w", ylabel="downhill at w", aspect="equal"
 )
@@ -129,14 +129,14 @@ for radius, style in ((1, "-"), (2, "--")):
         np.degrees(turn),
         values,
         style,
-        color=BLUE if radius == 1 else ORANGE,
+        color=BLUE if radius == 1 else VERMILLION,
         linewidth=2,
         label=f"length {radius}",
     )
 middle.set(title="around a circle", xlabel="direction (degrees)", xticks=[0, 90, 180, 270, 360])
 middle.legend(loc="upper left")
 radii = np.linspace(0.2, 4, 20)
-for degrees, color in ((0, ORANGE), (60, BLUE), (150, GREEN)):
+for degrees, color in ((0, VERMILLION), (60, BLUE), (150, GREEN)):
     t = math.radians(degrees)
     right.plot(
         radii,
@@ -247,13 +247,13 @@ def draw_step(ax, radius, eta, degrees=0.0):
     turned = math.degrees(math.atan2(end[1], end[0]) - t)
     circle = np.linspace(0, 2 * np.pi, 100)
     ax.plot(radius * np.cos(circle), radius * np.sin(circle), color=GREY, linewidth=0.8)
-    for point, color in ((start, GREY), (end, ORANGE)):
+    for point, color in ((start, GREY), (end, VERMILLION)):
         ax.plot([0, 4 * point[0]], [0, 4 * point[1]], ":", color=color, linewidth=1.2)
     ax.annotate(
         "",
         end,
         start,
-        arrowprops={"arrowstyle": "-|>", "color": ORANGE, "lw": 2, "shrinkA": 0, "shrinkB": 0},
+        arrowprops={"arrowstyle": "-|>", "color": VERMILLION, "lw": 2, "shrinkA": 0, "shrinkB": 0},
     )
     ax.plot(*start, "o", color="black", markersize=5)
     title = f"length {radius:.3g}, learning rate {eta:.3g}\neffective {eta / radius**2:.3g}: turned by {turned:.1f}°"
@@ -336,7 +336,7 @@ for lr, (trace, history) in runs.items():
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.3))
-for (lr, (trace, _)), color in zip(runs.items(), (BLUE, GREEN, ORANGE, PINK), strict=True):
+for (lr, (trace, _)), color in zip(runs.items(), (BLUE, GREEN, VERMILLION, PURPLE), strict=True):
     length = over_channels(trace.norms.values())
     step = over_channels(trace.step_sizes(name) for name in trace.norms)  # (N3)
     left.loglog(np.arange(1, len(length) + 1), length, color=color, linewidth=2, label=f"lr {lr:g}")
@@ -390,12 +390,12 @@ for a in (8.0, 3.0):
 x = network.x
 scales = 10.0 ** np.arange(-7, 1.5, 0.5)
 fig, ax = plt.subplots(figsize=(7, 3))
-for name, p, color in (("L2", 2, ORANGE), ("L1", 1, BLUE)):
+for name, p in (("L2", 2), ("L1", 1)):
     sizes = []
     for scale in scales:
         y, _ = lpnorm.batch_norm(scale * (x @ w.T), None, None, p=p, eps=1e-5)
         sizes.append(y.std())
-    ax.semilogx(scales, sizes, "o-", color=color, markersize=4, label=f"{name}, eps = 1e-5")
+    ax.semilogx(scales, sizes, markersize=4, label=f"{name}, eps = 1e-5", **look(name))
 ax.set(
     xlabel="w is multiplied by",
     ylabel="deviation of the output",

@@ -39,6 +39,7 @@ from lpnorm import nn
 from lpnorm.decay import SGD, GrowingSchedule, NormSchedule, NormTrace, StepSizeCorrection
 from lpnorm.experiments.equilibrium import predicted
 from lpnorm.experiments.exact_step import compare_arms
+from lpnorm.experiments.pictures import BLUE, DASHES, GREEN, GREY, PURPLE, VERMILLION, look
 from lpnorm.experiments.scale_invariance import Network
 from lpnorm.experiments.weight_decay import Study
 
@@ -47,7 +48,6 @@ plt.rc("figure.constrained_layout", use=True)
 plt.rc("axes", titlesize=11, axisbelow=True)
 plt.rc("axes.spines", top=False, right=False)
 plt.rc("legend", frameon=False)
-BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#999999"
 
 # %% [markdown]
 # ## 1. What decay cannot do, and what it does
@@ -121,7 +121,7 @@ def draw_walk(ax, path, color, **style):
 
 
 fig, axes = plt.subplots(1, 3, figsize=(11.5, 3.8), sharey=True)
-for ax, decay, color in zip(axes, (0.0, 0.02, 0.3), (ORANGE, BLUE, GREEN), strict=True):
+for ax, decay, color in zip(axes, (0.0, 0.02, 0.3), (VERMILLION, BLUE, GREEN), strict=True):
     path = Walk(lr=0.3, decay=decay).walk()
     draw_walk(ax, path, color)
     late = path[150:]
@@ -233,7 +233,7 @@ left.plot(*other.T, "o-", color=GREEN, markersize=4, label="no decay, (N3)")
 left.set(title="the first 12 steps", aspect="equal", xlabel="$w_1$", ylabel="$w_2$")
 left.set(xlim=(-0.7, 2.2), ylim=(-0.6, 1.9))
 left.legend(loc="upper right")
-for name, color in (("with decay", BLUE), ("no decay", ORANGE), ("no decay, (N3)", GREEN)):
+for name, color in (("with decay", BLUE), ("no decay", VERMILLION), ("no decay, (N3)", GREEN)):
     angle = np.degrees(np.unwrap(np.arctan2(walks[name][:, 1], walks[name][:, 0])))
     right.plot(angle, "--" if "N3" in name else "-", color=color, linewidth=1.4, label=name)
 right.set(title="the direction at every step", xlabel="step", ylabel="degrees", xlim=(0, 120))
@@ -249,17 +249,23 @@ plt.show()
 
 # %%
 ARMS = {
-    "no decay": ("no decay", ORANGE),
-    "equation (4)": ("equation (4)", BLUE),
-    "exact": ("(N3), exact", GREEN),
-    "growing": ("growing learning rate, (N4)", PINK),
+    "no decay": "no decay",
+    "equation (4)": "equation (4)",
+    "exact": "(N3), exact",
+    "growing": "growing learning rate, (N4)",
 }
 fig, axes = plt.subplots(1, 3, figsize=(11.5, 3.3), sharey=True)
 for ax, (norm, title) in zip(axes, {"2": "L2", "1": "L1", "inf": "L∞"}.items(), strict=True):
     errors = compare_arms(norm, seed=0, device="cpu")
-    for arm, (label, color) in ARMS.items():
-        ax.semilogy(range(1, 201), np.maximum(errors[arm], 1e-17), color=color, label=label)
-    worst = ", ".join(f"{ARMS[arm][0]}: {max(errors[arm]):.0e}" for arm in ARMS)
+    for arm, label in ARMS.items():
+        ax.semilogy(
+            range(1, 201),
+            np.maximum(errors[arm], 1e-17),
+            color=look(arm)["color"],
+            ls=DASHES.get(arm, "-"),
+            label=label,
+        )
+    worst = ", ".join(f"{ARMS[arm]}: {max(errors[arm]):.0e}" for arm in ARMS)
     print(f"{title}: largest errors   {worst}")
     ax.set(title=f"{title} batch norm", xlabel="step")
 axes[0].set_ylabel("error of a direction")
@@ -267,7 +273,7 @@ axes[2].legend(loc="center right", fontsize=9)
 plt.show()
 
 # %% [markdown]
-# **Figure 3.** *How far each imitation is from the training with decay. Without correction the directions drift apart (orange). Equation (4) is close (blue), and with the
+# **Figure 3.** *How far each imitation is from the training with decay. Without correction the directions drift apart (orange). Equation (4) is close (sky blue), and with the
 # factor $1/(1-\eta\lambda)$ the error is rounding (green). So is that of the growing learning rate (pink), which comes next.*
 #
 # With momentum neither form is exact, because the buffer mixes gradients taken at different lengths. The library applies the factor to the step,
@@ -327,12 +333,15 @@ print(f"largest angle between the two walks: {turned_apart(by_rate, by_norm).max
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=[1, 1.4])
-for path, color, label in ((by_norm, PINK, "length × √10"), (by_rate, BLUE, "learning rate / 10")):
+for path, color, label in (
+    (by_norm, PURPLE, "length × √10"),
+    (by_rate, BLUE, "learning rate / 10"),
+):
     left.plot(*path.T, ".", color=color, markersize=4, label=label)
 left.plot(0, 0, "+", color="black")
 left.set(aspect="equal", xlabel="$w_1$", ylabel="$w_2$", title="the two walks", ylim=(-1, 1.6))
 left.legend(loc="upper right", fontsize=9)
-for path, style, color in ((by_norm, "-", PINK), (by_rate, "--", BLUE)):
+for path, style, color in ((by_norm, "-", PURPLE), (by_rate, "--", BLUE)):
     right.plot(np.degrees(np.arctan2(path[:, 1], path[:, 0])), style, color=color)
 right.axvline(100, color="black", linestyle=":", linewidth=1)
 right.set(title="their directions coincide", xlabel="step", ylabel="degrees")
@@ -380,7 +389,7 @@ def settle(lr, decay, momentum, start, steps=600, size=300):
 
 def draw_settling(ax, lr, decay, momentum):
     balance, angle = predicted(lr, decay, momentum, 299)  # (N6)
-    for start, color in ((0.3, BLUE), (1.5, GREEN), (4.0, ORANGE)):
+    for start, color in ((0.3, BLUE), (1.5, GREEN), (4.0, VERMILLION)):
         lengths, measured = settle(lr, decay, momentum, start * balance)
         ax.plot(np.array(lengths) / balance, color=color)
     ax.axhline(1, color="black", linestyle=":", linewidth=1)
@@ -440,14 +449,8 @@ for arm in results[0]:
 
 # %%
 fig, axes = plt.subplots(1, 4, figsize=(12, 3.2))
-looks = {
-    "decay": (BLUE, "-"),
-    "no decay": (ORANGE, "-"),
-    "corrected": (GREEN, "--"),
-    "norm schedule": (PINK, ":"),
-}
-for arm, (color, style) in looks.items():
-    mine, epochs = results[0][arm], range(1, 13)
+for arm, mine in results[0].items():
+    color, style, epochs = look(arm)["color"], DASHES.get(arm, "-"), range(1, 13)
     for ax, values in zip(
         axes,
         (

@@ -33,22 +33,15 @@ import numpy as np
 from ipywidgets import FloatLogSlider, interact
 
 import lpnorm
-from lpnorm.experiments.runs import Run, difference, final_accuracy
+from lpnorm.experiments.pictures import VERMILLION, look
+from lpnorm.experiments.runs import Run, final_accuracy
+from lpnorm.experiments.verdicts import difference
 
 plt.rc("figure", dpi=100)
 plt.rc("figure.constrained_layout", use=True)
 plt.rc("axes", titlesize=11, axisbelow=True)
 plt.rc("axes.spines", top=False, right=False)
 plt.rc("legend", frameon=False)
-BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-)
-GREY = "#999999"
 TopK = lpnorm.TopK
 
 # %% [markdown]
@@ -100,7 +93,7 @@ def family(row, k, n=12, scale=1.0):
     dx, _, _ = lpnorm.batch_norm_backward(arriving, cache)
     constant_s = (arriving - arriving.mean()) / cache.scale  # as if s were a constant
     counted = abs(deviations[0]) >= np.sort(abs(deviations[0]))[-k]
-    colors, numbers = np.where(counted, ORANGE, "#cccccc"), np.arange(1, n + 1)
+    colors, numbers = np.where(counted, VERMILLION, "#cccccc"), np.arange(1, n + 1)
     row[0].bar(numbers, deviations[0], color=colors)
     row[0].set_title(f"k = {k}: d, and in orange what counts\ns = {cache.scale.item():.3g}")
     row[1].bar(numbers, dx[0], color=colors)
@@ -175,12 +168,9 @@ for name, p in {
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=[1, 1.1])
 sizes = 2 ** np.arange(4, 15, 2)
-for (name, p), color in zip(
-    {"L1": 1, "L∞": math.inf, "Top-10": TopK(10), "Range": lpnorm.Range()}.items(),
-    (BLUE, PINK, YELLOW, SKY),
-    strict=True,
-):
-    for constant, style in (("paper", "-o"), ("exact", ":s")):
+four = {"L1": 1, "L∞": math.inf, "Top-10": TopK(10), "Range": lpnorm.Range()}
+for name, p in four.items():
+    for constant, style, fill in (("paper", "-", None), ("exact", ":", "none")):
         deviations = []
         for n in sizes:
             values = np.random.default_rng(int(n)).standard_normal((2**18 // n, n))
@@ -189,10 +179,11 @@ for (name, p), color in zip(
         left.semilogx(
             sizes,
             deviations,
-            style,
-            color=color,
+            linestyle=style,
+            markerfacecolor=fill,
             markersize=4,
             label=name if constant == "paper" else None,
+            **look(name),
         )
 left.axhline(1, color="black", linewidth=0.6)
 left.set(title="deviation of x̂ (dotted: exact constants)", xlabel="n", ylim=(0.5, 1.45))
@@ -200,11 +191,12 @@ left.set_xticks(sizes, [f"{n:,}" for n in sizes])
 left.minorticks_off()
 left.legend(ncols=2)
 values = np.random.default_rng(4).standard_normal((64, 4096))
-for p, constant, label, color in (
-    (2, "paper", "L2", GREY),
-    (math.inf, "paper", "L∞, paper's C", PINK),
-    (math.inf, "exact", "L∞, exact C", GREEN),
+for p, constant, label, style in (
+    (2, "paper", "L2", "-"),
+    (math.inf, "paper", "L∞, paper's C", "-"),
+    (math.inf, "exact", "L∞, exact C", "--"),
 ):
+    color = look(label[:2])["color"]
     y, _ = lpnorm.batch_norm(values, None, None, p=p, axis=0, eps=0.0, constant=constant)
     right.hist(
         y.ravel(),
@@ -212,6 +204,7 @@ for p, constant, label, color in (
         histtype="step",
         density=True,
         color=color,
+        linestyle=style,
         linewidth=1.8,
         label=f"{label}: {y.std():.2f}",
     )
@@ -223,7 +216,7 @@ plt.show()
 # %% [markdown]
 # **Figure 2.** *Left: with the paper's constants (lines) $\hat x$ has a deviation near 0.7 for L∞, 0.6 for Range, and anything from 1.4 to 0.8 for Top-10; with the exact
 # ones (dotted) it is near 1. Right: what that means for the values. A side effect of L∞: the largest $\lvert\hat x\rvert$ is $1/C$ in every
-# batch, never more. (L2, grey, lies under green.)*
+# batch, never more. (L2 lies under L∞ with the exact constant.)*
 #
 # So the paper's constants have the right growth and the wrong factor. That is a fact about a formula. Whether it matters is another question.
 
@@ -282,10 +275,11 @@ for name, found in arms.items():
 
 # %%
 fig, ax = plt.subplots(figsize=(8, 3.4))
-colors = [GREY, BLUE, YELLOW, PINK, PINK, SKY, "black"]
-for row, ((_name, found), color) in enumerate(zip(arms.items(), colors, strict=True)):
+for row, (name, found) in enumerate(arms.items()):
     errors = 100 - np.array(found)
-    ax.plot(errors, [row] * len(errors), "o", color=color, alpha=0.7, markersize=8)
+    fill = "none" if "exact" in name else None
+    style = look(name.split(",")[0]) | {"linestyle": "none", "markerfacecolor": fill}
+    ax.plot(errors, [row] * len(errors), alpha=0.7, markersize=8, **style)
     ax.plot(errors.mean(), row, "|", color="black", markersize=18, markeredgewidth=2)
 ax.set_yticks(range(len(arms)), list(arms))
 ax.invert_yaxis()

@@ -39,6 +39,7 @@ import lpnorm
 from lpnorm import data, decay, models, nn, training
 from lpnorm.experiments import half_range
 from lpnorm.experiments.half_precision import HalfRun
+from lpnorm.experiments.pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from lpnorm.experiments.runs import final_accuracy
 
 plt.rc("figure", dpi=100)
@@ -46,8 +47,6 @@ plt.rc("figure.constrained_layout", use=True)
 plt.rc("axes", titlesize=11, axisbelow=True)
 plt.rc("axes.spines", top=False, right=False)
 plt.rc("legend", frameon=False)
-BLUE, ORANGE, GREEN, PINK, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"
-GREY = "#999999"
 quiet = functools.partial(np.errstate, all="ignore")  # here an overflow is a result
 
 # %% [markdown]
@@ -95,18 +94,22 @@ with quiet():
 fig, ax = plt.subplots(figsize=(10, 3.6))
 for row, (name, value) in enumerate(shown.items()):
     for place, bit in enumerate(f"{value.view('uint16'):016b}"):
-        color = PINK if place == 0 else YELLOW if place < 6 else BLUE
+        color = PURPLE if place == 0 else ORANGE if place < 6 else BLUE
         x = place + (0.4 if place > 0 else 0) + (0.4 if place > 5 else 0)
         box = plt.Rectangle((x, row + 0.1), 0.9, 0.8, ec=color, fc=color if bit == "1" else "white")
         ax.add_patch(box)
         ink = "white" if bit == "1" else "black"
         ax.text(x + 0.45, row + 0.52, bit, ha="center", va="center", fontsize=9, color=ink)
     broken = name.startswith(("300 ·", "2⁻¹³ ·"))
-    ax.text(-0.4, row + 0.5, name, ha="right", va="center", color=ORANGE if broken else "black")
+    ax.text(-0.4, row + 0.5, name, ha="right", va="center", color=VERMILLION if broken else "black")
     ax.text(
-        17.1, row + 0.5, f"{float(value):.10g}", va="center", color=ORANGE if broken else "black"
+        17.1,
+        row + 0.5,
+        f"{float(value):.10g}",
+        va="center",
+        color=VERMILLION if broken else "black",
     )
-for x, name, color in ((0.45, "S", PINK), (3.85, "E", YELLOW), (11.8, "F", BLUE)):
+for x, name, color in ((0.45, "S", PURPLE), (3.85, "E", ORANGE), (11.8, "F", BLUE)):
     ax.text(x, -0.25, name, color=color, ha="center", weight="bold")
 ax.set(xlim=(-3.5, 21), ylim=(8.1, -0.8))
 ax.axis("off")
@@ -132,9 +135,9 @@ right.loglog(every[:-1], gap / 2 / every[:-1].astype("float64"), color=BLUE, lin
 right.axhline(2.0**-11, color="black", linestyle=":", linewidth=1)
 right.set(title="largest relative error of rounding there", xlabel="float16 number")
 for ax in (left, right):
-    ax.axvspan(2.0**-24, 2.0**-14, color=ORANGE, alpha=0.15, linewidth=0)
+    ax.axvspan(2.0**-24, 2.0**-14, color=VERMILLION, alpha=0.15, linewidth=0)
     ax.set_xticks([2.0**e for e in (-24, -14, -7, 0, 8, 16)])
-left.text(2.0**-23.5, 2.0**1, "subnormal", color=ORANGE)
+left.text(2.0**-23.5, 2.0**1, "subnormal", color=VERMILLION)
 right.text(2.0**-9, 2.0**-9.6, "$u = 2^{-11}$")
 plt.show()
 print(f"{len(every):,} numbers from {every[0]} to {every[-1]}")
@@ -187,11 +190,11 @@ fine = ~infinite & (error < 0.01)
 fig, ax = plt.subplots(figsize=(10, 3.4))
 some = np.isfinite(error) & (error > 0) & ~zero
 ax.loglog(every[some], error[some], ".", color=BLUE, markersize=1.5)
-ax.axvspan(every[0], every[zero].max(), color=ORANGE, alpha=0.25, linewidth=0)
-ax.axvspan(every[infinite].min(), every[-1], color=ORANGE, alpha=0.25, linewidth=0)
+ax.axvspan(every[0], every[zero].max(), color=VERMILLION, alpha=0.25, linewidth=0)
+ax.axvspan(every[infinite].min(), every[-1], color=VERMILLION, alpha=0.25, linewidth=0)
 ax.axhline(0.01, color="black", linestyle=":", linewidth=1)
-ax.text(2.0**-23, 0.03, "$d^2 = 0$", color=ORANGE, fontsize=12)
-ax.text(2.0**9, 0.03, "$d^2 = \\infty$", color=ORANGE, fontsize=12)
+ax.text(2.0**-23, 0.03, "$d^2 = 0$", color=VERMILLION, fontsize=12)
+ax.text(2.0**9, 0.03, "$d^2 = \\infty$", color=VERMILLION, fontsize=12)
 ax.text(2.0**-4, 0.014, "1 %")
 ax.set_xscale("log", base=2)
 ax.set_xticks([2.0**e for e in (-24, -12, -7, 0, 8, 16)])
@@ -230,7 +233,7 @@ def x_hat(rows, p, accumulate="float32", constant="paper"):
 
 def bars(ax, exponent):
     rows = (z * 2.0**exponent).astype("float16")
-    for p, color, shift in ((1, BLUE, -0.2), (2, ORANGE, 0.2)):
+    for p, color, shift in ((1, BLUE, -0.2), (2, VERMILLION, 0.2)):
         y, cache = x_hat(rows, p)
         bad = ~np.isfinite(y[0])
         ax.bar(
@@ -282,7 +285,7 @@ _ = interact(show_scale, exponent=(-22, 14))
 
 # %%
 Accumulate = lpnorm.Accumulate
-ORDERS = {"sequential": PINK, "pairwise": YELLOW, "pairwise_mean": GREEN}
+ORDERS = {"sequential": PURPLE, "pairwise": ORANGE, "pairwise_mean": GREEN}
 print("   n        " + "".join(f"{order:>15}" for order in ORDERS) + "    mean of n ones")
 for n in (1024, 2048, 4096, 65_536, 131_072):
     ones = np.ones((1, n), "float16")
@@ -306,7 +309,7 @@ for n in (1024, 2048, 4096, 65_536, 131_072):
 a = abs(np.random.default_rng(2).standard_normal((1, 2**16))).astype("float16")
 fig, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.6))
 counts = np.unique(np.geomspace(1, 60_000, 200).astype(int))
-for scale, shade in ((1, PINK), (4, "#7b3f66")):
+for scale, shade in ((1, PURPLE), (4, "#7b3f66")):
     part = [Accumulate("float16", "sequential").total(scale * a[:, :n]).item() for n in counts]
     left.plot(counts, part, color=shade, linewidth=2)
     left.text(59_000, part[-1] + 1500, f"float16, scale {scale}", color=shade, ha="right")
@@ -317,7 +320,7 @@ left.set(
     xlim=(0, 60_000),
     ylim=(0, 68_000),
 )
-for ax, order, color in ((middle, "pairwise", YELLOW), (right, "pairwise_mean", GREEN)):
+for ax, order, color in ((middle, "pairwise", ORANGE), (right, "pairwise_mean", GREEN)):
     for scale, alpha in ((1, 0.5), (16, 1.0)):
         highest, lowest = [], []
         for level in range(17):
@@ -339,7 +342,7 @@ for ax, order, color in ((middle, "pairwise", YELLOW), (right, "pairwise_mean", 
             label=f"scale {scale}",
         )
         for level in np.arange(17)[~finite][:1]:
-            ax.plot(level, 65504, "X", color=ORANGE, markersize=11, clip_on=False)
+            ax.plot(level, 65504, "X", color=VERMILLION, markersize=11, clip_on=False)
     ax.axhline(65504, color="black", linestyle=":", linewidth=1)
     ax.set_yscale("log", base=2)
     ax.set(title=f"{order}: nodes by level", xlabel="level of the tree", ylim=(2.0**-16, 2.0**18))
@@ -440,7 +443,7 @@ total = sum(a.size for a in agree.values())
 print(f"predicted rightly: {sum(a.sum() for a in agree.values()) / total:.1%} of {total:,} cells")
 
 # %%
-colors = ListedColormap(["#dddddd", "#d9694a", "#a9cce3"])
+colors = ListedColormap(["#dddddd", VERMILLION, SKY])
 extent = (0.5, LARGEST + 0.5, scales[0] - 0.5, scales[-1] + 0.5)
 fig, panels = plt.subplots(4, 8, figsize=(12, 8.5), sharex=True, sharey=True)
 for row, name in zip(panels, NORMS, strict=True):
@@ -511,8 +514,8 @@ def error_of(got, want):
 
 
 ARMS = {
-    "L2": (2, ORANGE),
-    "L2 after division by the maximum (p = 2.001)": (2.001, YELLOW),
+    "L2": (2, VERMILLION),
+    "L2 after division by the maximum (p = 2.001)": (2.001, GREEN),
     "L1": (1, BLUE),
 }
 dy = rng.standard_normal(values.shape).astype("float16")
@@ -636,7 +639,7 @@ for run in trained["pixels", "L2, float16, float32 sums"]:
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(10.5, 3.3), sharey=True)
 for ax, (setting, title) in zip(axes, SETTINGS.items(), strict=True):
-    for name, color in zip(TRAININGS, ("black", ORANGE, BLUE), strict=True):
+    for name, color in zip(TRAININGS, ("black", VERMILLION, BLUE), strict=True):
         for number, run in enumerate(trained[setting, name]):
             accuracy = np.array(run["test_accuracy"])
             epochs = np.arange(1, accuracy.size + 1)

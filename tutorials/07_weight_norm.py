@@ -36,14 +36,15 @@ from ipywidgets import FloatLogSlider, interact
 import lpnorm
 from lpnorm import data, models, nn, training
 from lpnorm.decay import SGD, StepSchedule, channel_norms
-from lpnorm.experiments.runs import Run, difference, final_accuracy, last_layer_decayed
+from lpnorm.experiments.pictures import BLUE, GREY, PURPLE, VERMILLION
+from lpnorm.experiments.runs import Run, final_accuracy, last_layer_decayed
+from lpnorm.experiments.verdicts import difference
 
 plt.rc("figure", dpi=100)
 plt.rc("figure.constrained_layout", use=True)
 plt.rc("axes", titlesize=11, axisbelow=True)
 plt.rc("axes.spines", top=False, right=False)
 plt.rc("legend", frameon=False)
-BLUE, ORANGE, GREEN, PINK, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#999999"
 
 # %% [markdown]
 # ## 1. Two formulas
@@ -84,12 +85,12 @@ channels = np.arange(1, 9)
 for ax, lengths, title, color in (
     (axes[0], channel_norms(v), "|v|, what is stored", GREY),
     (axes[1], channel_norms(w_learned), "|w|, weight norm: = g", BLUE),
-    (axes[2], channel_norms(w_bounded), "|w|, bounded: = ρ", ORANGE),
+    (axes[2], channel_norms(w_bounded), "|w|, bounded: = ρ", VERMILLION),
 ):
     ax.bar(channels, lengths, color=color, width=0.7)
     ax.set(title=title, xlabel="output channel", xticks=channels)
 axes[1].plot(channels, g, "_", color="black", markersize=16)
-axes[0].axhline(rho, color=ORANGE, linestyle="--")
+axes[0].axhline(rho, color=VERMILLION, linestyle="--")
 plt.show()
 
 # %% [markdown]
@@ -176,9 +177,9 @@ def plane(ax, p, rho, degrees=20.0, steps=25, eta=0.3):
         image.append(w[0])
         vector = vector - eta * lpnorm.bounded_weight_norm_backward(w - target, cache)  # (N5)
     ax.plot(*np.array(path).T, "o-", color="black", markersize=3, linewidth=1, label="v")
-    ax.plot(*np.array(image).T, "o", color=ORANGE, markersize=5, label="w")
+    ax.plot(*np.array(image).T, "o", color=VERMILLION, markersize=5, label="w")
     for a, b in zip(path, image, strict=True):
-        ax.plot(*np.array([a, b]).T, ":", color=ORANGE, linewidth=0.8)
+        ax.plot(*np.array([a, b]).T, ":", color=VERMILLION, linewidth=0.8)
     ax.plot(*target[0], "*", color=BLUE, markersize=13, label="target w*")
     ax.set(
         aspect="equal",
@@ -226,7 +227,7 @@ fig, axes = plt.subplots(1, 4, figsize=(11.5, 2.6), sharey=True)
 edges = np.linspace(1.1, 2.2, 45)
 axes[0].hist(channel_norms(layer), edges, color=GREY)
 axes[0].set(title="as drawn", xlabel="L2 length of a channel", ylabel="channels")
-for ax, (p, color) in zip(axes[1:], ((1, BLUE), (2, ORANGE), (math.inf, PINK)), strict=True):
+for ax, (p, color) in zip(axes[1:], ((1, BLUE), (2, VERMILLION), (math.inf, PURPLE)), strict=True):
     size = lpnorm.bounded_norm(layer, p=p)  # (N3), in Lp
     w, _ = lpnorm.bounded_weight_norm(layer, size, p=p)  # (N2), in Lp
     lengths = channel_norms(w)
@@ -271,7 +272,7 @@ def compare(row, scale):
         "batch norm": (nn.BatchNorm, None),
         "bounded weight norm": (nn.MeanOnlyBatchNorm, nn.BoundedWeightNorm),
     }
-    for ax, (name, kind), color in zip(row, kinds.items(), (GREY, ORANGE), strict=True):
+    for ax, (name, kind), color in zip(row, kinds.items(), (GREY, VERMILLION), strict=True):
         values = deviations(*kind, np.float32(scale))
         ax.bar(range(1, 4), values, color=color, width=0.6)
         for block, value in enumerate(values, 1):
@@ -344,7 +345,7 @@ watched = {
     "bounded": train_and_watch(nn.BoundedWeightNorm),
 }
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.2))
-for (name, (lengths, _)), color in zip(watched.items(), (BLUE, ORANGE), strict=True):
+for (name, (lengths, _)), color in zip(watched.items(), (BLUE, VERMILLION), strict=True):
     left.plot(lengths[:, 0], color=color, linewidth=2, label=name)
     right.fill_between(range(len(lengths)), lengths[:, 1], lengths[:, 2], color=color, alpha=0.35)
     right.plot(lengths[:, 1], color=color, linewidth=1)
@@ -432,7 +433,7 @@ except ValueError as error:
 # ### Exercise 3
 #
 # In section 6, does it matter that $v$ grows? Train `nn.BoundedWeightNorm` once as it is and once with every channel of every $v$ rescaled to its first length after each step (`lpnorm.decay.NormSchedule` does
-# it; pass its `apply` in `after_step`). Compare the losses and the effective step sizes. Which theorem of tutorial 03 tells you beforehand that the *function* right after the rescaling is unchanged?
+# it; call its `apply` in `before_step`). Compare the losses and the effective step sizes. Which theorem of tutorial 03 tells you beforehand that the *function* right after the rescaling is unchanged?
 
 # %%
 # Exercise 3: your code.

@@ -39,6 +39,7 @@ from matplotlib.colors import ListedColormap
 
 import lpnorm
 from lpnorm import data, decay, models, nn, training, verify
+from lpnorm.experiments.pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION
 
 try:
     import torch
@@ -50,8 +51,6 @@ plt.rc("figure.constrained_layout", use=True)
 plt.rc("axes", titlesize=11, axisbelow=True)
 plt.rc("axes.spines", top=False, right=False)
 plt.rc("legend", frameon=False)
-BLUE, ORANGE, GREEN, PINK, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"
-GREY = "#999999"
 
 # %% [markdown]
 # ## 1. The layer in the dock
@@ -214,7 +213,7 @@ for name, (f, b) in CANDIDATES.items():
 
 # %%
 fig, (left, right) = plt.subplots(1, 2, figsize=(11.5, 3.5), width_ratios=[1, 1.5])
-for (_name, runs), color in zip(curves.items(), (GREEN, ORANGE), strict=True):
+for (_name, runs), color in zip(curves.items(), (GREEN, VERMILLION), strict=True):
     for number, run in enumerate(runs):
         left.plot(
             range(1, 6),
@@ -232,7 +231,7 @@ left.set(
     ylabel="%",
 )
 left.legend(loc="lower right")
-for i, (which, color) in enumerate(zip(upstream, (GREY, YELLOW, BLUE), strict=True)):
+for i, (which, color) in enumerate(zip(upstream, (GREY, ORANGE, BLUE), strict=True)):
     heights = [max(found[name, which], 1e-12) for name in CANDIDATES]
     right.barh(
         np.arange(5) + 0.26 * (i - 1), heights, left=1e-13, height=0.24, color=color, label=which
@@ -339,7 +338,7 @@ def remainder(pair, t):
 
 fig, ax = plt.subplots(figsize=(8.5, 3.4))
 lines = {"right": (forward, backward), "mean(g) forgotten": None, "C forgotten in h": None}
-for (name, pair), color in zip(lines.items(), (GREEN, ORANGE, PINK), strict=True):
+for (name, pair), color in zip(lines.items(), (GREEN, VERMILLION, PURPLE), strict=True):
     pair = pair or plant(*PLANTED[name])
     ax.loglog(
         steps, [remainder(pair, t) for t in steps], "o-", color=color, markersize=4, label=name
@@ -375,7 +374,7 @@ grid = np.array(
     [[outcome(report).get(name, True) for name in names] for report in reports.values()]
 )
 fig, ax = plt.subplots(figsize=(11.5, 5))
-ax.imshow(grid, cmap=ListedColormap(["#d9694a", "#dcebf5"]), vmin=0, vmax=1, aspect="auto")
+ax.imshow(grid, cmap=ListedColormap([VERMILLION, "#dcebf5"]), vmin=0, vmax=1, aspect="auto")
 ax.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8.5)
 ax.set_yticks(range(len(reports)), list(reports))
 ax.set_xticks(np.arange(len(names)) - 0.5, minor=True)

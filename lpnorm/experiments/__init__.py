@@ -11,7 +11,8 @@ from lpnorm.experiments import (
     scale_invariance,
     weight_decay,
 )
-from lpnorm.experiments.report import LEGEND, Claim, Options, Result, reproduce, table
+from lpnorm.experiments.report import Claim, Options, Result, reproduce, table
+from lpnorm.experiments.verdicts import RULE
 
 CLAIMS: dict[str, Claim] = {
     module.CLAIM.name: module.CLAIM
@@ -28,4 +29,4 @@ CLAIMS: dict[str, Claim] = {
     )
 }
 
-__all__ = ["CLAIMS", "LEGEND", "Claim", "Options", "Result", "reproduce", "table"]
+__all__ = ["CLAIMS", "RULE", "Claim", "Options", "Result", "reproduce", "table"]

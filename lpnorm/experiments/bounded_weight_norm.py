@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from lpnorm.experiments.pictures import BLACK, GREY, error_curves, error_dots, look
 from lpnorm.experiments.report import (
     Claim,
     Finding,
     Options,
     Result,
     accuracy_text,
-    as_well_as,
-    compare,
-    difference_text,
-    error_curves,
-    error_dots,
     summary,
-    worse,
 )
-from lpnorm.experiments.runs import difference, final_accuracy
+from lpnorm.experiments.runs import final_accuracy
+from lpnorm.experiments.verdicts import as_well_as, better, difference, difference_text, worse
 
 ARMS: dict[str, dict[str, Any]] = {
     "batch norm": {},
@@ -34,7 +30,7 @@ PAIRS = {  # which arms are compared, what the paper says, and how that is judge
         "25.97 %); here: as well as",
         as_well_as,
     ),
-    ("bounded, L2", "weight norm"): ("better than weight norm (33.0 %, a quoted figure)", compare),
+    ("bounded, L2", "weight norm"): ("better than weight norm (33.0 %, a quoted figure)", better),
     ("bounded, L1", "bounded, L2"): ("bounded with L1 as well as with L2", as_well_as),
     ("bounded, L∞", "bounded, L2"): ("bounded with L∞ worse than with L2, visibly", worse),
 }
@@ -65,9 +61,13 @@ def _findings(figures: dict[str, Any]) -> list[Finding]:
 
 def draw(figure: Any, figures: dict[str, Any]) -> None:
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
-    colors = {name: f"C{i}" for i, name in enumerate(figures["arms"])}
-    error_curves(left, figures["arms"], colors)
-    error_dots(right, figures["arms"], colors)
+    looks = {
+        name: look(settings.get("norm", "2")) for name, settings in ARMS.items()
+    }  # the first three are all L2: bounded weight norm has its colour
+    looks["batch norm"] |= {"color": BLACK}
+    looks["weight norm"] |= {"color": GREY}
+    error_curves(left, figures["arms"], looks)
+    error_dots(right, figures["arms"], looks)
 
 
 CLAIM = Claim(

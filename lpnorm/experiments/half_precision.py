@@ -29,20 +29,10 @@ import numpy as np
 from lpnorm import data, models, nn, training
 from lpnorm.decay import SGD
 from lpnorm.experiments.norms import ARMS
-from lpnorm.experiments.report import (
-    NO,
-    YES,
-    Claim,
-    Finding,
-    Options,
-    Result,
-    accuracy_text,
-    as_well_as,
-    difference_text,
-    error_dots,
-    summary,
-)
-from lpnorm.experiments.runs import Task, difference, final_accuracy, norm_named
+from lpnorm.experiments.pictures import BLACK, error_dots, look, what_dots_show
+from lpnorm.experiments.report import Claim, Finding, Options, Result, accuracy_text, summary
+from lpnorm.experiments.runs import Training, final_accuracy, norm_named
+from lpnorm.experiments.verdicts import FAR, as_well_as, difference, difference_text, fails
 
 SETTINGS = ("natural", "pixels", "decay")
 BASELINE = "L2 float32"
@@ -51,7 +41,7 @@ A = 2.0**-12  # the size of the weights in "decay"
 
 
 @dataclass(frozen=True)
-class HalfRun(Task):
+class HalfRun(Training):
     """One training of `models.digits_net` in a setting; norm: a name for `norm_named`."""
 
     setting: str = "natural"
@@ -177,9 +167,10 @@ def _findings(figures: dict[str, Any]) -> list[Finding]:
         words = said[setting]
         findings.append(
             Finding(
-                f"L2 in float16 fails even with float32 sums ({words})",
+                f"L2 in float16 fails even with float32 sums: below float32 by {FAR:g} points "
+                f"({words})",
                 _arm_text(arms, l2),
-                YES if arms[l2]["mean"] < arms[BASELINE]["mean"] - 10 else NO,
+                fails(arms[l2]["difference_from_float32"]),
             )
         )
         judge = as_well_as(arms[l1]["difference_from_float32"])
@@ -223,10 +214,14 @@ def draw(figure: Any, figures: dict[str, Any]) -> None:
         "decay": "weights decayed to 2⁻¹² of their size",
     }
     for axes, (setting, arms) in zip(panels, figures.items(), strict=False):
-        names = list(NAMES)
-        colors = {n: "k" if n == BASELINE else f"C{names.index(n.split()[0])}" for n in arms}
-        error_dots(axes, arms, colors)
+        looks = {n: look(n.split()[0]) for n in arms}
+        looks[BASELINE] |= {"color": BLACK}
+        for name in arms:
+            if name.endswith("float16 sums"):
+                looks[name] |= {"mfc": "none"}
+        error_dots(axes, arms, looks)
         axes.set_title(titles[setting])
+    figure.suptitle(what_dots_show(arms).replace("\n", " "), fontsize=10)
 
 
 CLAIM = Claim(

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from lpnorm.experiments.pictures import error_curves, error_dots, look
 from lpnorm.experiments.report import (
     Claim,
     Finding,
     Options,
     Result,
     accuracy_text,
-    as_well_as,
-    difference_text,
-    error_curves,
-    error_dots,
     summary,
-    worse,
 )
-from lpnorm.experiments.runs import difference, final_accuracy
+from lpnorm.experiments.runs import final_accuracy
+from lpnorm.experiments.verdicts import as_well_as, difference, difference_text, worse
 
 ARMS: dict[str, str | None] = {
     "L2": "2",
@@ -68,9 +65,9 @@ def _findings(figures: dict[str, Any]) -> list[Finding]:
 def draw(figure: Any, figures: dict[str, Any]) -> None:
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
     arms = figures["arms"]
-    colors = {name: f"C{i}" if name != "none" else "0.5" for i, name in enumerate(arms)}
-    error_curves(left, arms, colors)
-    error_dots(right, arms, colors)
+    looks = {name: look(name) for name in arms}
+    error_curves(left, arms, looks)
+    error_dots(right, arms, looks)
 
 
 CLAIM = Claim("norms", "L1, Top-k and other norms can replace L2 in batch norm.", measure, draw)

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from lpnorm import __version__
-from lpnorm.experiments.runs import Run, Task, mean_and_spread, train_all
+from lpnorm.experiments import pictures
+from lpnorm.experiments.runs import Run, Task, train_all
+from lpnorm.experiments.verdicts import RULE, mean_and_spread
 from lpnorm.files import atomic
-
-YES, NO, NOISE = "yes", "no", "within noise"
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,12 @@ class Options:
     quick: bool = False
 
     def trainings(self, kind: Any = Run, **settings: Any) -> list[Any]:
-        """The same configuration with every seed."""
-        common = {"epochs": self.epochs, "device": self.device, **settings}
-        return [kind(seed=seed, **common) for seed in range(self.seeds)]
+        """The same training with every seed."""
+        return self.tasks(kind, **{"epochs": self.epochs} | settings)
+
+    def tasks(self, kind: Any, **settings: Any) -> list[Any]:
+        """The same task with every seed."""
+        return [kind(seed=seed, device=self.device, **settings) for seed in range(self.seeds)]
 
     def train(self, runs: Sequence[Task]) -> dict[Any, dict[str, Any]]:
         return train_all(runs, self.out / "runs", self.jobs, self.progress)
@@ -48,7 +51,7 @@ class Finding:
 
     paper: str
     measured: str
-    shows: str  # YES, NO or NOISE
+    shows: str  # YES, NO, NOISE or UNKNOWN, by the rule in `verdicts`
 
 
 @dataclass(frozen=True)
@@ -74,40 +77,10 @@ class Claim:
     by_default: bool = True
 
 
-POINT = 0.5  # what counts as "as well as", in points of accuracy
-LEGEND = (
-    "± after an accuracy: standard deviation over the seeds; after a difference (same seeds): half "
-    "its 95 % interval. Better or worse: the interval leaves out 0. As well as: all of it is above "
-    f"-{POINT} points."
-)
-
-
-def compare(difference: dict[str, float]) -> str:
-    """Is a difference positive? YES, NO, or NOISE where its 95 % interval holds zero."""
-    mean, half = difference.values()
-    return NOISE if abs(mean) <= half else YES if mean > 0 else NO
-
-
-def worse(difference: dict[str, float]) -> str:
-    """Is a difference negative? The same the other way round."""
-    return compare(difference | {"mean": -difference["mean"]})
-
-
-def as_well_as(difference: dict[str, float]) -> str:
-    """YES if the whole 95 % interval is above -POINT, NO if all of it is below, else NOISE."""
-    mean, half = difference.values()
-    return YES if mean - half >= -POINT else NO if mean + half < -POINT else NOISE
-
-
 def accuracy_text(arm: dict[str, Any]) -> str:
-    """For the table: "98.69 ± 0.62"."""
-    return f"{arm['mean']:.2f} ± {arm['spread']:.2f}"
-
-
-def difference_text(difference: dict[str, float]) -> str:
-    """For the table: "difference -0.07 ± 0.88"."""
-    half = difference["half_95"]
-    return f"difference {difference['mean']:+.2f} ± " + (f"{half:.2f}" if half < math.inf else "?")
+    """For the table: "98.69 ± 0.62"; with one seed "98.69"."""
+    spread = f" ± {arm['spread']:.2f}" if len(arm["final_percent"]) > 1 else ""
+    return f"{arm['mean']:.2f}{spread}"
 
 
 def summary(histories: Sequence[dict[str, Any]], finals: Sequence[float]) -> dict[str, Any]:
@@ -123,26 +96,13 @@ def summary(histories: Sequence[dict[str, Any]], finals: Sequence[float]) -> dic
     }
 
 
-def error_curves(axes: Any, arms: dict[str, Any], colors: dict[str, str]) -> None:
-    """Test error after each epoch, the mean over the seeds that finished, one line an arm."""
-    for name, arm in arms.items():
-        length = max(len(curve) for curve in arm["test_accuracy"])
-        finished = [curve for curve in arm["test_accuracy"] if len(curve) == length]
-        if length:
-            error = np.maximum(100 * (1 - np.mean(finished, axis=0)), 0.1)
-            axes.plot(range(1, length + 1), error, color=colors[name], label=name)
-    error_axis(axes, "y")
-    axes.set(title="test error after each epoch, mean over seeds", xlabel="epoch")
-    axes.legend(ncols=2)
-
-
 def reproduce(claim: Claim, options: Options, command: str) -> Result:
     """Measure a claim and write <claim>.json and, where matplotlib is installed, <claim>.png."""
     result = claim.measure(options)
     record = {
         "claim": claim.name,
         "says": claim.says,
-        "how_to_read": LEGEND,
+        "how_to_read": RULE,
         "findings": [asdict(finding) for finding in result.findings],
         "configuration": result.configuration,
         "seeds": list(range(options.seeds)),
@@ -160,56 +120,7 @@ def reproduce(claim: Claim, options: Options, command: str) -> Result:
 
 def draw(claim: Claim, figures: dict[str, Any], path: Path) -> None:
     """The picture of a claim from its figures alone (also from a JSON file read back)."""
-    import matplotlib
-
-    style: dict[Any, Any] = {
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": 10,
-        "axes.titlelocation": "left",
-        "legend.frameon": False,
-        "legend.fontsize": 8,
-    }
-    with matplotlib.rc_context(style):
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(11, 4.2), layout="constrained")
-        FigureCanvasAgg(figure)
-        claim.draw(figure, figures)
-        with atomic(path) as temporary:
-            figure.savefig(temporary, dpi=130, format="png")
-
-
-def error_axis(axes: Any, which: str) -> None:
-    """A logarithmic axis ("x" or "y") for errors in percent, with readable ticks."""
-    ticks = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]
-    axes.set(**{f"{which}scale": "log", f"{which}label": "test error (%)"})
-    axis = getattr(axes, f"{which}axis")
-    axis.set_major_locator(_fixed(ticks))
-    axis.set_minor_locator(_fixed([]))
-    axis.set_major_formatter("{x:g}")
-
-
-def error_dots(axes: Any, arms: dict[str, Any], colors: dict[str, str]) -> None:
-    """One row an arm: the seeds' final test errors as dots, their mean and spread."""
-    for i, (name, arm) in enumerate(arms.items()):
-        error = np.maximum(100 - np.array(arm["final_percent"], dtype=float), 0.1)
-        axes.plot(error, np.full(error.size, i), "o", color=colors[name], ms=3, alpha=0.5)
-        low = min(arm["spread"], 0.999 * (100 - arm["mean"]))
-        bar = {"fmt": "o", "color": colors[name], "capsize": 3, "ms": 7}
-        axes.errorbar(100 - arm["mean"], i, xerr=[[low], [arm["spread"]]], **bar)
-    error_axis(axes, "x")
-    axes.set_yticks(range(len(arms)), arms)
-    axes.invert_yaxis()
-    axes.set(title="last three epochs: seeds, mean ± spread", xlim=(0.1, 110))
-
-
-def _fixed(ticks: list[float]) -> Any:
-    from matplotlib.ticker import FixedLocator
-
-    return FixedLocator(ticks)
+    pictures.render(claim.draw, figures, path)
 
 
 def have_matplotlib() -> bool:

@@ -1,9 +1,9 @@
-"""One training on the digits as a configuration, and many of them at once.
+"""What takes long as a configuration (a training on the digits, say), and many of them at once.
 
-A finished run is kept in ``<out>/runs/<hash>.json``, the hash being that of its configuration and
-of the code that trains, so no run is ever trained twice and an interrupted `reproduce` goes on
-where it was. Every run is trained in a worker process with one BLAS thread: the same bits for
-any number of jobs.
+A finished task is kept in ``<out>/runs/<hash>.json``, the hash being that of its configuration and
+of the code that runs, so nothing is ever done twice and an interrupted `reproduce` goes on where it
+was. Every task is done in a worker process with one BLAS thread: the same bits for any number of
+jobs.
 """
 
 from __future__ import annotations
@@ -12,14 +12,8 @@ import functools
 import hashlib
 import inspect
 import json
-import math
-import multiprocessing
-import os
-import signal
-import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +21,10 @@ from typing import Any
 import numpy as np
 
 from lpnorm import data, models, nn, training
+from lpnorm.arrays import to_device
 from lpnorm.decay import SGD, StepSchedule
-from lpnorm.files import atomic
+from lpnorm.experiments import workers
+from lpnorm.files import load_json, save_json
 from lpnorm.norms import L2, Range, TopK, as_norm
 
 
@@ -51,30 +47,15 @@ def norm_named(name: str) -> Any:
         ) from None
 
 
-# the 97.5 % quantiles of Student's t, by degrees of freedom
-STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
-
-
 @dataclass(frozen=True)
 class Task:
-    """A training on the digits that `train_all` runs once and keeps; subclasses say what it is.
+    """What `train_all` does once and keeps; subclasses say what, and their fields are all of it."""
 
-    The learning rate falls to a tenth after half and after three quarters of the epochs.
-    """
-
-    epochs: int = 12
     seed: int = 0
-    batch: int = 64
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    width: int = 16
-    shift: int = 1
-    dtype: str = "float32"
     device: str = "cpu"
 
     def key(self) -> str:
-        """The hash of this configuration and of the code that trains."""
+        """The hash of this configuration and of the code that runs."""
         about = [
             type(self).__name__,
             asdict(self),
@@ -86,6 +67,23 @@ class Task:
     def train(self, checkpoint: Path) -> dict[str, Any]:
         """Do it; plain numbers back. checkpoint: an .npz path (or a stem for several of them)."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Training(Task):
+    """A training on the digits.
+
+    The learning rate falls to a tenth after half and after three quarters of the epochs.
+    """
+
+    epochs: int = 12
+    batch: int = 64
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    width: int = 16
+    shift: int = 1
+    dtype: str = "float32"
 
     def model(
         self, normalize: Any = nn.BatchNorm, wrap: Callable[[nn.Layer], nn.Layer] | None = None
@@ -123,7 +121,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Run(Task):
+class Run(Training):
     """One training of `models.digits_net`.
 
     method "batch": batch norm in `norm`, a name for `norm_named`, or no normalization if None;
@@ -168,10 +166,11 @@ def last_layer_decayed(model: nn.Sequential, weight_decay: float) -> list[dict[s
 def train_all(
     tasks: Sequence[Task], store: Path, jobs: int, progress: bool = True
 ) -> dict[Task, dict[str, Any]]:
-    """What every task gives, from the store or else trained, `jobs` at a time.
+    """What every task gives, from the store or else computed, `jobs` at a time.
 
     Shows a tqdm bar over the tasks. After Ctrl-C or a kill the finished ones are in the store, and
-    the others go on after the last epoch their checkpoint holds.
+    trainings go on after the last epoch their checkpoint holds. workers.WorkerEnded if a worker is
+    killed by somebody else.
     """
     found = {task: _stored(store, task) for task in dict.fromkeys(tasks)}
     missing = [task for task, result in found.items() if result is None]
@@ -179,37 +178,19 @@ def train_all(
     _clean(store, results)
     if not missing:
         return results
-    # spawned workers read these when they import NumPy, and LPNORM_THREADS in lpnorm.fast
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LPNORM_THREADS")
-    threads = dict.fromkeys(names, "1")
-    before = {name: os.environ.get(name) for name in threads}
-    os.environ.update(threads)
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(jobs, len(missing)), context, _die_silently)
     try:
-        futures = {pool.submit(t.train, store / f"{t.key()}.npz"): t for t in missing}
-        with training.progress_bar(len(missing), 0, "run", progress) as bar:
-            for future in as_completed(futures):
-                task = futures[future]
-                results[task] = future.result()
-                with atomic(store / f"{task.key()}.json") as path:
-                    path.write_text(json.dumps({"task": asdict(task), "result": results[task]}))
-                bar.update()
-    except BrokenProcessPool:
-        time.sleep(0.5)  # Ctrl-C reaches the workers too, sometimes first: let it arrive here
-        raise RuntimeError("a worker ended unexpectedly (killed? out of memory?)") from None
-    except BaseException:
-        for worker in multiprocessing.active_children():
-            worker.terminate()
-        raise
+        calls = [(task.train, (store / f"{task.key()}.npz",)) for task in missing]
+        with workers.at_work(calls, jobs) as futures:
+            tasks_of = dict(zip(futures, missing, strict=True))
+            with training.progress_bar(len(missing), 0, "run", progress) as bar:
+                for future in as_completed(futures):
+                    task = tasks_of[future]
+                    results[task] = future.result()
+                    about = {"key": task.key(), "task": asdict(task), "result": results[task]}
+                    save_json(store / f"{task.key()}.json", "run", about)
+                    bar.update()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
         _clean(store, results)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
     return {task: results[task] for task in found}
 
 
@@ -222,31 +203,26 @@ def _clean(store: Path, finished: Iterable[Task]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _die_silently() -> None:
-    """In a worker: Ctrl-C ends it at once, without a traceback; the parent tells the person."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def final_accuracy(history: dict[str, Any]) -> float:
-    """Mean test accuracy of the last three epochs, in percent; chance (10 %) if it diverged."""
+    """Mean test accuracy at the end, in percent; chance (10 %) if it diverged.
+
+    The end: the last three epochs, or the last half where that is fewer (one of three).
+    """
     if history["diverged"] is not None:
         return 10.0
-    return 100 * float(np.mean(history["test_accuracy"][-3:]))
+    return 100 * float(np.mean(history["test_accuracy"][-at_the_end(history["test_accuracy"]) :]))
 
 
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and the sample standard deviation (0 for a single value)."""
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+def at_the_end(curve: Sequence[float]) -> int:
+    """How many of the epochs of a curve count as its end."""
+    return max(1, min(3, len(curve) // 2))
 
 
-def difference(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
-    """The mean of the paired differences (same seeds) and half its 95 % interval (Student's t)."""
-    pairs = [a - b for a, b in zip(ours, theirs, strict=True)]
-    mean, spread = mean_and_spread(pairs)
-    if len(pairs) < 2:
-        return {"mean": mean, "half_95": math.inf}
-    quantile = STUDENT.get(len(pairs) - 1, 2.23)
-    return {"mean": mean, "half_95": quantile * spread / math.sqrt(len(pairs))}
+def directions(parameter: Any) -> np.ndarray:
+    """Each output channel divided by its norm, (channels, n), in float64 on the CPU."""
+    w = to_device(parameter.data, "cpu").astype("float64")
+    rows = w.reshape(w.shape[0], -1)
+    return rows / np.sqrt((rows * rows).sum(axis=1, keepdims=True))
 
 
 def _times(factor: float, norm: Any) -> Any:
@@ -265,11 +241,11 @@ def _times(factor: float, norm: Any) -> Any:
 
 
 def _stored(store: Path, task: Task) -> dict[str, Any] | None:
-    path = store / f"{task.key()}.json"
     try:
-        return json.loads(path.read_text())["result"] if path.exists() else None
-    except (ValueError, KeyError, TypeError):
-        return None  # damaged: train it again
+        found = load_json(store / f"{task.key()}.json", "run")
+        return found["result"] if found["key"] == task.key() else None
+    except (FileNotFoundError, ValueError, KeyError):
+        return None  # not there, or damaged: train it again
 
 
 @functools.cache

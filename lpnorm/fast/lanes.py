@@ -35,14 +35,16 @@ from __future__ import annotations
 
 import ctypes
 import math
+import platform
 from functools import lru_cache
 from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import binding as llvm
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic, overload
 
 from lpnorm.fast.compiled import inner
@@ -81,10 +83,44 @@ def grid(v: Any, like: Any) -> Any:
     return type(v)(narrow(v))
 
 
+def _hardware() -> bool:
+    """Does this processor convert to float16 and back itself? (x86 since 2013, 64-bit Arm.)"""
+    if config.CPU_NAME or config.CPU_FEATURES:  # compiled for another one
+        return False
+    return bool(llvm.get_host_cpu_features().get("f16c")) or platform.machine() in (
+        "arm64",
+        "aarch64",
+    )
+
+
+def _conversion(name: str, result: Any, given: Any, build: Any) -> Any:
+    """An intrinsic of one argument, `given` -> `result`, whose code `build` makes."""
+
+    def typed(context: Any, v: Any) -> Any:
+        return result(given), lambda context, builder, signature, v: build(builder, v[0])
+
+    typed.__name__ = name
+    return intrinsic(typed)
+
+
+_HALF, _SINGLE, _BITS = ir.HalfType(), ir.FloatType(), ir.IntType(16)
+_half_of = _conversion(
+    "_half_of", types.float32, types.float32, lambda b, v: b.fpext(b.fptrunc(v, _HALF), _SINGLE)
+)
+_bits_of = _conversion(
+    "_bits_of", types.uint16, types.float32, lambda b, v: b.bitcast(b.fptrunc(v, _HALF), _BITS)
+)
+_of_bits = _conversion(
+    "_of_bits", types.float32, types.uint16, lambda b, v: b.fpext(b.bitcast(v, _HALF), _SINGLE)
+)
+
+
 @overload(grid, strict=False)
 def _grid(v: Any, like: Any) -> Any:
+    if like == types.uint16 and v == types.float64:
+        return _half_of_double
     if like == types.uint16:
-        return _half_of_double if v == types.float64 else _half_of_single
+        return (lambda v, like: _half_of(v)) if _hardware() else _half_of_single
     if like == types.float32 and v == types.float64:
         return lambda v, like: np.float64(np.float32(v))
     return lambda v, like: v
@@ -131,6 +167,8 @@ def widen(v: Any) -> Any:
 def _widen(v: Any) -> Any:
     if v != types.uint16:
         return lambda v: v
+    if _hardware():
+        return lambda v: _of_bits(v)
 
     def half(v: Any) -> Any:
         size = np.uint32(v & np.uint32(0x7FFF))
@@ -154,6 +192,8 @@ def narrow(v: Any, like: Any) -> Any:
 def _narrow(v: Any, like: Any) -> Any:
     if like != types.uint16:
         return lambda v, like: v  # the store converts, which is exact
+    if _hardware():
+        return lambda v, like: _bits_of(np.float32(v))
 
     def half(v: Any, like: Any) -> Any:
         bits = np.float32(v).view(np.uint32)
@@ -294,17 +334,26 @@ def spread(
     """What lanes start ... start + count - 1 are multiplied by, say: a number for each group, or
     (per_value) one for each of a group's values."""
     if per_value and units == 1:
-        for i in range(count):
-            row[i] = values[start + i]
+        own = values[start : start + count]
+        for i in range(own.size):
+            row[i] = own[i]
     elif units == 1:
-        value = values[group]
+        fill(row[:count], values[group])
+    elif per_value:
         for i in range(count):
-            row[i] = value
+            fill(row[i * units : (i + 1) * units], values[start + i])
     else:
+        own = values[group : group + units]
         for i in range(count):
             part = row[i * units : (i + 1) * units]
-            for j in range(units):
-                part[j] = values[start + i] if per_value else values[group + j]
+            for j in range(own.size):
+                part[j] = own[j]
+
+
+@inner
+def fill(row: Any, value: Any) -> None:
+    for q in range(row.size):
+        row[q] = value
 
 
 # --- the tree ---------------------------------------------------------------------------------------

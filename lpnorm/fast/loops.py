@@ -33,6 +33,7 @@ from lpnorm.fast.lanes import (
     array_at,
     ask,
     average,
+    fill,
     fold,
     grid,
     load,
@@ -403,8 +404,9 @@ def mean_pass(
 ) -> Any:
     """The roots for the mean of x; the extremes of x where they are watched."""
     starts, _, lanes, rows, _ = tree
-    row(w, LOW, lanes * u)[:] = np.inf
-    row(w, HIGH, lanes * u)[:] = -np.inf
+    if watch:
+        fill(row(w, LOW, lanes * u), np.inf)
+        fill(row(w, HIGH, lanes * u), -np.inf)
     blocks = len(starts) // rows
     for t in range(blocks):
         for r in range(rows):
@@ -422,8 +424,9 @@ def statistic_pass(
 ) -> Any:  # fmt: skip
     """The roots for the mean of |d| or d^2; for Top-k the heaps instead."""
     starts, _, lanes, rows, _ = tree
-    heaps[:] = -1
-    row(w, NAN, u)[:] = 0
+    if norm == TOP:
+        heaps[:] = -1
+        fill(row(w, NAN, u), 0)
     blocks = len(starts) // rows
     for t in range(blocks):
         for r in range(rows):
@@ -445,10 +448,11 @@ def gradient_pass(
     starts, lengths, lanes, rows, _ = tree
     s, a, _ = like
     k, width = heaps.shape[1], lanes * u
-    row(w, LOW, width)[:] = np.inf
-    row(w, HIGH, width)[:] = -np.inf
-    heaps[:] = -1
-    row(w, NAN, u)[:] = 0
+    if norm == TOP or norm == RANGE:
+        fill(row(w, LOW, width), np.inf)
+        fill(row(w, HIGH, width), -np.inf)
+        heaps[:] = -1
+        fill(row(w, NAN, u), 0)
     for t in range(len(starts) // rows):
         shortest = lanes
         for r in range(rows):
@@ -497,7 +501,7 @@ def count_pass(x: Any, g: int, u: int, w: Any, norm: int, tree: Any, like: Any) 
     """`count_run` of all values, each count in the first lane of its unit."""
     _, _, lanes, _, n = tree
     for at in (ABOVE, TIED, SIGNS):
-        row(w, at, lanes * u)[:] = 0
+        fill(row(w, at, lanes * u), 0)
     start = 0
     while start < n:
         at, run = whole_run(x, g, u, start, min(lanes, n - start))

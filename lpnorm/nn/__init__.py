@@ -1,6 +1,6 @@
 """A small engine without autodiff: every layer carries its own, hand-derived backward pass."""
 
-from lpnorm.nn.base import Layer, Parameter, load, read_arrays, save, watch
+from lpnorm.nn.base import Layer, Parameter, load, save, watch
 from lpnorm.nn.containers import Residual, Sequential
 from lpnorm.nn.invariant import scale_invariant
 from lpnorm.nn.linear import Conv2d, Linear, initialize
@@ -29,7 +29,6 @@ __all__ = [
     "WeightNorm",
     "initialize",
     "load",
-    "read_arrays",
     "save",
     "scale_invariant",
     "softmax_cross_entropy",

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from lpnorm.arrays import (
     namespace,
     to_device,
 )
-from lpnorm.files import atomic
+from lpnorm.files import load_arrays, save_arrays
 
 Backward = Callable[[Array], Array]
 _watchers: list[Callable[[Layer, Array], None]] = []
@@ -38,9 +37,10 @@ _watchers: list[Callable[[Layer, Array], None]] = []
 class Parameter:
     """An array that is learned: .data, .grad (None until a backward adds to it) and .name.
 
-    data: a float array. name: the dotted path, as seen from the layer whose `parameters()` was
-    called last. invariant_axis: the channel axis along which `nn.scale_invariant` found the
-    network not to feel its scale, or None.
+    data: a float array. name: the dotted path, as seen from the layer whose `parameters()` gave
+    it; who keeps a record under a name (`SGD.state`, `NormTrace`) keeps the name it had then.
+    invariant_axis: the channel axis along which `nn.scale_invariant` found the network not to feel
+    its scale, or None; invariant_name: the path it had there.
     """
 
     def __init__(self, data: Array, name: str = "") -> None:
@@ -48,10 +48,11 @@ class Parameter:
         self.grad: Array | None = None
         self.name = name
         self.invariant_axis: int | None = None
+        self.invariant_name = ""
 
     def add_grad(self, grad: Array) -> None:
-        """Add to .grad; never in place, so nobody who kept the old one is surprised."""
-        self.grad = grad if self.grad is None else self.grad + grad
+        """Add to .grad; never in place, and never the array given, which may be part of dy."""
+        self.grad = grad.copy() if self.grad is None else self.grad + grad
 
     def __repr__(self) -> str:
         return f"Parameter({self.name!r}, shape={tuple(self.data.shape)}, dtype={self.data.dtype})"
@@ -104,13 +105,19 @@ class Layer:
 
     def parameters(self) -> list[Parameter]:
         """All parameters at or below this layer, shared ones once, named by their dotted path."""
-        found: dict[int, Parameter] = {}
+        named = self._named()
+        for name, parameter in named.items():
+            parameter.name = name
+        return list(named.values())
+
+    def _named(self) -> dict[str, Parameter]:
+        """Dotted path -> parameter, without giving it that name."""
+        found: dict[int, tuple[str, Parameter]] = {}
         for path, layer in self.layers():
             for name, child in layer.children().items():
-                if isinstance(child, Parameter) and id(child) not in found:
-                    child.name = _dotted(path, name)
-                    found[id(child)] = child
-        return list(found.values())
+                if isinstance(child, Parameter):
+                    found.setdefault(id(child), (_dotted(path, name), child))
+        return dict(found.values())
 
     def to(self, device: str | None = None, dtype: Any = None) -> Layer:
         """Move to "cpu" or "gpu" and/or convert to a float dtype, in place; returns the layer.
@@ -130,7 +137,7 @@ class Layer:
             x = x if device is None else to_device(x, device)
             return x if dtype is None else x.astype(dtype)
 
-        for parameter in self.parameters():
+        for parameter in self._named().values():
             parameter.data = moved(parameter.data, dtype)
             parameter.grad = None if parameter.grad is None else moved(parameter.grad, dtype)
         for _, layer in self.layers():
@@ -141,7 +148,7 @@ class Layer:
 
     def _places(self) -> dict[str, tuple[Any, str]]:
         """name -> (object, attribute) of every array in the state."""
-        places: dict[str, tuple[Any, str]] = {p.name: (p, "data") for p in self.parameters()}
+        places: dict[str, tuple[Any, str]] = {n: (p, "data") for n, p in self._named().items()}
         for path, layer in self.layers():
             places.update({_dotted(path, name): (layer, name) for name in layer.buffers})
         return places
@@ -178,46 +185,21 @@ class Layer:
 
 
 def save(layer: Layer, path: str | PathLike[str]) -> None:
-    """Write `layer.state()` to an .npz file (no pickle), all of it or nothing.
+    """Write `layer.state()` to an .npz file (no pickle) at this path, all of it or nothing.
 
-    path must end in .npz; ValueError otherwise.
+    Raises OSError where no file can be written.
     """
-    if Path(path).suffix != ".npz":
-        raise ValueError(f"path must end in .npz, got {str(path)!r}")
-    arrays = {name: to_device(array, "cpu") for name, array in layer.state().items()}
-    with atomic(path) as temporary:
-        np.savez(temporary, **arrays)
+    save_arrays(path, "model", {name: to_device(a, "cpu") for name, a in layer.state().items()})
 
 
 def load(layer: Layer, path: str | PathLike[str]) -> None:
     """Read what `save` wrote into a layer of the same architecture and dtype.
 
-    Raises FileNotFoundError, or ValueError naming the file and the entry that is damaged, missing,
-    unknown or of another shape or dtype; the layer is then unchanged.
+    Raises FileNotFoundError, or ValueError naming the file and what is damaged, or the entry that
+    is missing, unknown or of another shape or dtype; the layer is then unchanged. A file of lpnorm
+    0.1.0, which has no seal, is refused: `layer.load_state(dict(numpy.load(path)))` reads it.
     """
-    state = read_arrays(path)
-    try:
-        layer.load_state(state)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-
-
-def read_arrays(path: str | PathLike[str]) -> dict[str, np.ndarray]:
-    """Every array of an .npz file, without pickle.
-
-    Raises FileNotFoundError, or ValueError naming the file and the entry that is damaged.
-    """
-    arrays, name = {}, "archive"
-    try:
-        with open(path, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            for name in archive.files:
-                arrays[name] = archive[name]
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # a damaged zip file fails in more ways than can be listed
-        raise ValueError(f"{path}: {name} is damaged or not an .npz file ({error})") from error
-    return arrays
+    load_arrays(path, "model", layer.load_state)
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ def scale_invariant(model: Layer) -> list[tuple[Parameter, int]]:
                 felt.add(id(child))
     pairs = [pair for key, pair in found.items() if key not in felt]
     for parameter, axis in pairs:
-        parameter.invariant_axis = axis
+        parameter.invariant_axis, parameter.invariant_name = axis, parameter.name
     return pairs
 
 
