@@ -1,13 +1,32 @@
-"""Networks for the experiments."""
+"""Networks for the experiments, and the implementation that they normalize with."""
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from lpnorm import nn
+from lpnorm import batchnorm, nn
+
+
+@functools.cache
+def implementation() -> Any:
+    """For the argument impl of a layer: `lpnorm.fast` if it can be loaded, else the plain code.
+
+    The plain code is `lpnorm.batchnorm`; the two give the same bits. That it is the plain one is
+    said, and why, once, on stderr.
+    """
+    try:
+        from lpnorm import fast
+    except ImportError as error:
+        if multiprocessing.parent_process() is None:  # for a worker, its parent has said it
+            print(f"{error}; the plain code computes the same, more slowly", file=sys.stderr)
+        return batchnorm
+    return fast
 
 
 def digits_net(

@@ -36,7 +36,6 @@ from ipywidgets import interact
 from matplotlib.colors import ListedColormap
 
 import lpnorm
-import lpnorm.fast
 from lpnorm import data, decay, models, nn, training
 from lpnorm.experiments import half_range
 from lpnorm.experiments.half_precision import HalfRun
@@ -591,7 +590,7 @@ for master in (None, "float32"):
 
 # %%
 layer = functools.partial(
-    nn.BatchNorm, p=1, accumulate="float16", dtype="float16", impl=lpnorm.fast
+    nn.BatchNorm, p=1, accumulate="float16", dtype="float16", impl=models.implementation()
 )
 model = models.digits_net(layer, rng=np.random.default_rng(0), dtype="float16")
 sgd = decay.SGD(model.parameters(), lr=0.1, momentum=0.9, master="float32")
@@ -604,7 +603,7 @@ print("test accuracy after each epoch: " + "  ".join(f"{a:.1%}" for a in history
 print("dtypes: " + ", ".join(sorted({str(p.data.dtype) for p in model.parameters()})))
 
 # %% [markdown]
-# (`impl=lpnorm.fast` computes the same bits, faster: NumPy's float16 is slow on a CPU. `dynamic=True` halves the scale and leaves out a step if a gradient overflows.)
+# (`models.implementation()` is `lpnorm.fast`, compiled loops that give the same bits, where Numba is installed, and the plain code elsewhere: NumPy's float16 is slow on a CPU. `dynamic=True` halves the scale and leaves out a step if a gradient overflows.)
 #
 # ## 8. The digits, entirely in float16
 #

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm import data, fast, nn, training
+from lpnorm import data, models, nn, training
 from lpnorm.decay import SGD
 from lpnorm.experiments.norms import ARMS
 from lpnorm.experiments.pictures import BLACK, error_dots, look, what_dots_show
@@ -57,7 +57,7 @@ class HalfRun(Training):
                 p=norm_named(self.norm),
                 eps=0.0 if decay else 1e-5,
                 accumulate=self.accumulate,
-                impl=fast,
+                impl=models.implementation(),
                 dtype=self.dtype,
             )
         )
@@ -79,7 +79,8 @@ class HalfRun(Training):
         factor = 1024.0 if self.dtype == "float16" and not decay else 1.0
         scale = training.LossScale(factor)
         history = self.fit(model, sgd, checkpoint, after_step=first, loss_scale=scale)
-        return history.to_dict() | {"broken": first.found()}
+        used = {"impl": models.implementation().__name__}
+        return history.to_dict() | {"broken": first.found()} | used
 
     def digits(self) -> data.Dataset:
         plain = super().digits()
@@ -135,6 +136,7 @@ def _arms(options: Options, setting: str) -> dict[str, list[Any]]:
 
 
 def measure(options: Options) -> Result:
+    models.implementation()  # says so if it is the plain code
     arms = {setting: _arms(options, setting) for setting in SETTINGS}
     histories = options.train([run for a in arms.values() for runs in a.values() for run in runs])
     figures: dict[str, Any] = {}
@@ -148,7 +150,9 @@ def measure(options: Options) -> Result:
             }
             for name, runs in runs_of.items()
         }
-    return Result(_findings(figures), figures, vars(next(iter(arms.values()))[BASELINE][0]))
+    configuration = vars(next(iter(arms.values()))[BASELINE][0])
+    used = sorted({history["impl"] for history in histories.values()})
+    return Result(_findings(figures), figures, configuration | {"impl": used})
 
 
 def _findings(figures: dict[str, Any]) -> list[Finding]:

@@ -19,8 +19,11 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-# spawned workers read these when they import NumPy: the same bits for any number of jobs
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+# spawned workers read these when they import NumPy, and lpnorm.fast: the same bits for any number
+# of jobs, and no more threads than cores
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LPNORM_THREADS"), "1"
+)
 
 
 class WorkerEnded(RuntimeError):

@@ -19,12 +19,13 @@ from typing import Any
 
 try:
     from lpnorm.fast.cpu import LOOPS
-except ModuleNotFoundError as error:
-    if (error.name or "").split(".")[0] == "lpnorm":
+except ImportError as error:
+    package = (error.name or "").split(".")[0]
+    if package == "lpnorm":
         raise
-    raise ImportError(
-        f'lpnorm.fast needs {error.name}: pip install "lpnorm[fast]" (the other rooms do not)'
-    ) from error
+    why = f"needs {package}" if isinstance(error, ModuleNotFoundError) else f"found: {error}"
+    remedy = 'pip install "lpnorm[fast]" (the other rooms do without)'
+    raise ImportError(f"lpnorm.fast {why}: {remedy}") from None
 
 from lpnorm import dispatch
 from lpnorm.arrays import Array
