@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lpnorm.bench import clock, machine, memory, picture, report
-from lpnorm.bench.contestants import LAYERS, WHO, Problem, installed, lineup, prepare
+from lpnorm.bench.contestants import LAYERS, WHO, Entry, Problem, installed, lineup, prepare
 from lpnorm.experiments.report import have_matplotlib
 from lpnorm.experiments.runs import norm_named
 from lpnorm.files import atomic
@@ -90,7 +90,7 @@ def _measure_and_tell(
     load = record["machine"]["load_average"]
     for line in machine.warnings(load, before, None):
         print(f"lpnorm: {line}", file=sys.stderr)
-    record["threads_set_for"] = machine.use_threads(record["threads"])
+    machine.use_threads(record["threads"])
     others = machine.Others()
     measure = _memory if options.memory else _times
     try:
@@ -216,10 +216,11 @@ def _memory(
     """The peak of every contestant with L2, into record["cases"]."""
     if not memory.possible():
         raise memory.Failed("--memory reads /proc, which this system does not have")
-    total = sum(len(who) for _ in plan)
+    chosen = [each for each in who if each != "reused"]  # the outputs are in it either way
+    total = len(chosen) * len(plan)
     with tqdm(total=total, unit=" processes", disable=not progress) as bar:
         for problem, _ in plan:
-            entries = [e for e in lineup(problem, [2], who) if e.norm]
+            entries = [Entry(each, "L2") for each in chosen]
             for row in memory.of_each(problem, entries, record["threads"], bar.update):
                 record["cases"].append({"problem": str(problem), **row})
 

@@ -134,7 +134,7 @@ def installed(name: str) -> ModuleType | str:
 def lineup(problem: Problem, norms: Sequence[Any], who: Iterable[str]) -> list[Entry]:
     """Who runs: each of `who` with each norm it has; PyTorch with L2, and with L1 if that is asked.
 
-    In float16 there is no naive one (the plain code calls NumPy's own float16) and no L1 in PyTorch.
+    In float16 there is no naive one (NumPy's own float16 is plain's) and no L1 in PyTorch.
     """
     names, half = [norm_name(p) for p in norms], problem.dtype == "float16"
     chosen = [COPY]

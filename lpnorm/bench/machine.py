@@ -15,7 +15,7 @@ from lpnorm import __version__
 from lpnorm.bench.contestants import installed
 
 BUSY = 0.1  # cores that others may use before it is said
-LOAD = 0.5
+LOAD = 0.5  # the same for the load average
 
 
 def cores() -> int:
@@ -23,23 +23,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def use_threads(count: int) -> str:
-    """Give every contestant this many threads; says in a few words for which that was possible."""
-    told = []
+def use_threads(count: int) -> None:
+    """Give every contestant this many threads.
+
+    NumPy computes on one. BLAS, which no contestant calls, has threads of its own from the moment
+    it is loaded: the variables are for what is loaded later, and for child processes.
+    """
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(count)
     if not isinstance(installed("lpnorm.fast"), str):
         from lpnorm.fast import threads
 
         threads.use(count)
-        told.append("lpnorm.fast")
     if not isinstance(torch := installed("torch"), str):
         torch.set_num_threads(count)
-        told.append("torch")
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):  # for those that are loaded later
-        os.environ[name] = str(count)
-    if not isinstance(pools := installed("threadpoolctl"), str):
-        pools.threadpool_limits(count, user_api="blas")
-        told.append("BLAS")
-    return ", ".join(told) or "none"
 
 
 def describe() -> dict[str, Any]:
@@ -129,10 +126,11 @@ def others_during_a_pause(seconds: float = 1.0) -> float | None:
 def warnings(load: list[float] | None, before: float | None, during: float | None) -> list[str]:
     """What makes the figures doubtful, in words; empty on a quiet machine.
 
-    load: of the minute before; before, during: the cores that others used.
+    before, during: the cores that others used, just before and while it was measured; load: the
+    load averages before, which count only where the former is not known (they lag behind).
     """
     found = []
-    if load is not None and load[0] >= LOAD:
+    if before is None and load is not None and load[0] >= LOAD:
         found.append(f"the load average of the minute before was {load[0]:.1f}")
     for cores, when in ((before, "just before"), (during, "while it was measured")):
         if cores is not None and cores >= BUSY:
@@ -140,8 +138,6 @@ def warnings(load: list[float] | None, before: float | None, during: float | Non
     if not found:
         return []
     return [
-        "THIS MACHINE IS BUSY: "
-        + "; ".join(found)
-        + ". PyTorch's waiting threads suffer most from that, so the ratios flatter lpnorm: "
-        "do not quote them."
+        f"THIS MACHINE IS BUSY: {'; '.join(found)}. PyTorch's waiting threads suffer most from "
+        "that, so the ratios flatter lpnorm: do not quote them."
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lpnorm.bench.contestants import TORCH_L1
-from lpnorm.bench.report import COLUMNS, about, find
+from lpnorm.bench.report import COLUMNS, PLAIN_OR_TORCH, about, find
 from lpnorm.files import atomic
 
 COLOURS = {  # Okabe and Ito's, told apart by the colour-blind too
@@ -57,7 +58,9 @@ def _save(paint: Callable[[Any, dict[str, Any]], None], record: Any, path: Path)
         figure = Figure(layout="constrained")
         FigureCanvasAgg(figure)
         paint(figure, record)
-        foot = "\n".join([about(record), *record["warnings"]])
+        lines = [*about(record).splitlines(), *record["warnings"]]
+        wide = int(17 * figure.get_figwidth())
+        foot = "\n".join(textwrap.fill(line, wide) for line in lines)
         figure.supxlabel(foot, fontsize=7, color="#a00000" if record["warnings"] else "#555555")
         with atomic(path) as temporary:
             figure.savefig(temporary, dpi=130, format="png")
@@ -68,7 +71,7 @@ def _draw_table(figure: Any, record: dict[str, Any]) -> None:
     cases = record["cases"]
     columns = min(4, len(cases))
     rows = -(-len(cases) // columns)
-    figure.set_size_inches(max(6.5, 3.1 * columns), 1.3 + 2.6 * rows)
+    figure.set_size_inches(2.6 + 3 * columns, 1.3 + 2.5 * rows)
     panels = np.ravel(figure.subplots(rows, columns, sharex=True, squeeze=False))
     handles: dict[str, Any] = {}
     for axes, each in zip(panels, cases, strict=False):
@@ -97,13 +100,11 @@ def _draw_table(figure: Any, record: dict[str, Any]) -> None:
     _plain_ticks(panels[0].xaxis)
     for axes in panels[: len(cases)]:
         axes.tick_params(axis="x", labelbottom=True)
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=5)
-    over = {c["reference"] for c in cases}
-    words = {"torch": "PyTorch's own layer (L2)", "plain": "the plain code, same norm"}
+    words = [each for each in WORDS.values() if each in handles]
+    figure.legend([handles[each] for each in words], words, loc="outside right upper")
+    over = PLAIN_OR_TORCH[cases[0]["reference"]]  # the same in all of a record
     figure.suptitle(
-        f"Forward + backward: time over {' or '.join(words[w] for w in sorted(over))}; "
-        "left of the line is faster",
-        fontsize=11,
+        f"Forward + backward: time over {over}; left of the line is faster", fontsize=11
     )
 
 
@@ -111,7 +112,7 @@ def _draw_sweep(figure: Any, record: dict[str, Any]) -> None:
     """A column an axis: time per element above, copies of x below."""
     cases = record["cases"]
     along = list(dict.fromkeys(c["along"] for c in cases))
-    figure.set_size_inches(max(6.5, 3.7 * len(along)), 6.4)
+    figure.set_size_inches(2 + 3.6 * len(along), 6.4)
     grid = figure.subplots(2, len(along), sharey="row", squeeze=False)
     lines = list(dict.fromkeys((r["who"], r["norm"]) for c in cases for r in c["results"]))
     dashes = dict(
@@ -143,14 +144,15 @@ def _draw_sweep(figure: Any, record: dict[str, Any]) -> None:
                 grid[1][column].plot(*zip(*copies, strict=True), **style)
         for axes, label in ((grid[0][column], "ns per element"), (grid[1][column], "copies of x")):
             axes.set(xscale="log", yscale="log", xlabel=axis)
+            axes.xaxis.set_major_formatter("{x:,.0f}")
             axes.grid()
             if column == 0:
                 axes.set_ylabel(label)
-        grid[0][column].set_title(f"{axis}; {chosen[0]['fixed']}")
+        grid[0][column].set_title(f"over {axis}, with {chosen[0]['fixed']}")
     for row in grid:
         _plain_ticks(row[0].yaxis)
     handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=6)
+    figure.legend(handles, labels, loc="outside right upper")
     figure.suptitle("Forward + backward of batch norm: time over size", fontsize=11)
 
 
@@ -158,6 +160,7 @@ def _plain_ticks(axis: Any) -> None:
     """0.1, 0.2, 0.5, 1, 2, 5, ... on a logarithmic axis."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if high / low < 500 else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     axis.set_minor_locator(NullLocator())

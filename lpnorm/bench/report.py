@@ -11,6 +11,9 @@ from lpnorm.bench.contestants import COPY, TORCH, TORCH_L1, Entry, Problem
 COLUMNS = {"reused": "fast, reused", "fast": "fast, fresh", "plain": "plain", "naive": "naive"}
 
 
+PLAIN_OR_TORCH = {"torch": "PyTorch's own layer (L2)", "plain": "the plain code, same norm"}
+
+
 def case(problem: Problem, times: Mapping[Entry, Sequence[float]], **about: Any) -> dict[str, Any]:
     """What was measured of a problem: every second, medians, ratios with lowest and highest.
 
@@ -75,7 +78,15 @@ def find(case: dict[str, Any], who: str, norm: str) -> dict[str, Any] | None:
 
 
 def number(v: float) -> str:
-    return f"{v:.2f}" if v < 9.995 else f"{v:.1f}" if v < 99.95 else f"{v:.0f}"
+    return (
+        f"{v:.2g}"
+        if v < 0.0995
+        else f"{v:.2f}"
+        if v < 9.995
+        else f"{v:.1f}"
+        if v < 99.95
+        else f"{v:.0f}"
+    )
 
 
 def _cell(ratio: dict[str, float] | None) -> str:
@@ -108,7 +119,7 @@ def _of_case(case: dict[str, Any]) -> str:
             fresh = find(case, "fast", norm) or ours
             row.append(_cell(fresh.get("over_torch_l1")))
         rows.append(row)
-    over = "PyTorch's own" if case["reference"] == "torch" else "the plain code, same norm"
+    over = PLAIN_OR_TORCH[case["reference"]]
     heads = [
         "",
         *(COLUMNS[w] for w in who),
@@ -159,32 +170,34 @@ def _per_element(result: dict[str, Any] | None) -> str:
 
 
 def memory_table(rows: Sequence[dict[str, Any]]) -> str:
+    """One small table a problem."""
     from tabulate import tabulate
 
-    mib = 2**20
-    return tabulate(
-        [
+    heads = ["with L2", "peak, MiB", "results, MiB", "beyond, MiB", "beyond, copies of x"]
+    sizes = ("peak_bytes", "results_bytes", "beyond_results_bytes")
+    parts = []
+    for problem in dict.fromkeys(row["problem"] for row in rows):
+        cells = [
             [
-                f"{row['who']} {row['norm']}",
-                f"{row['peak_bytes'] / mib:.1f}",
-                f"{row['results_bytes'] / mib:.1f}",
-                f"{row['beyond_results_bytes'] / mib:.1f}",
+                row["who"],
+                *(f"{row[size] / 2**20:.1f}" for size in sizes),
                 number(row["beyond_results_copies_of_x"]),
             ]
             for row in rows
-        ],
-        ["", "peak, MiB", "results, MiB", "beyond, MiB", "beyond, copies of x"],
-        disable_numparse=True,
-    )
+            if row["problem"] == problem
+        ]
+        parts.append(f"{problem}\n{tabulate(cells, heads, disable_numparse=True)}")
+    return "\n\n".join(parts)
 
 
 def about(record: dict[str, Any]) -> str:
     """The machine in two lines, for the end of a table and the foot of a picture."""
     on, load = record["machine"], record["machine"]["load_average"]
     versions = ", ".join(f"{k} {v}" for k, v in on["versions"].items() if v)
+    rounds = "" if record["what"] == "memory" else f"medians of {record['rounds']}; "
     others = record["others_used_cores"]["during"]
     return (
         f"{on['cpu']}, {record['threads']} of {on['cores']} cores; load "
         f"{load[0] if load else '?'}, others used {'?' if others is None else others} cores; "
-        f"{on['blas']}\n{versions}; medians of {record['rounds']}; {record['command']}"
+        f"{on['blas']}\n{versions}; {rounds}{record['command']}"
     )
