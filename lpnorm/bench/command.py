@@ -76,7 +76,10 @@ def run(options: argparse.Namespace, command: str) -> int:
             pass
     except OSError as error:
         return _cannot(f"cannot write to --out {options.out}: {error}")
-    return _measure_and_tell(options, record, plan, norms, who)
+    try:
+        return _measure_and_tell(options, record, plan, norms, who)
+    except KeyboardInterrupt:
+        return 130
 
 
 def _measure_and_tell(
@@ -237,7 +240,8 @@ def _compiled_loops(clear: bool) -> int:
         print(f"cleared {folder} ({len(kept)} compiled functions) and those of older versions")
         return 0
     size = sum(path.stat().st_size for path in folder.glob("*")) / 2**20
-    print(f"compiled loops are kept in {folder} ({len(kept)} functions, {size:.1f} MiB)")
+    count = f"{len(kept)} function{'s' * (len(kept) != 1)}"
+    print(f"compiled loops are kept in {folder} ({count}, {size:.1f} MiB)")
     for name, count in Counter(kept).items():
         print(f"  {name}: for {count} {'set' if count == 1 else 'sets'} of dtypes")
     print("lpnorm bench --clear deletes them; what is needed again is compiled again")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import lpnorm
+from lpnorm import batchnorm
 from lpnorm.arrays import FLOATS, Accumulate, Array, accumulator, view_of
 from lpnorm.dispatch import Scheme
 from lpnorm.norms import L2, Range, TopK, as_norm, gaussian_constant
@@ -172,9 +172,9 @@ def _copy(problem: Problem, arrays: Any, p: Any, who: str) -> Any:
 def _public(problem: Problem, arrays: Any, p: Any, who: str) -> Call:
     """The public functions, of the book or of `lpnorm.fast`."""
     x, dy, gamma, beta = arrays
-    rooms: Any = lpnorm if who == "plain" else import_module("lpnorm.fast")
-    forward = getattr(rooms, problem.layer)
-    backward = getattr(rooms, f"{problem.layer}_backward")
+    room: Any = batchnorm if who == "plain" else import_module("lpnorm.fast")
+    forward = getattr(room, problem.layer)
+    backward = getattr(room, f"{problem.layer}_backward")
     given = {"p": p, "axis": problem.parameter_axis, "eps": EPS, "accumulate": problem.accumulate}
 
     def call() -> tuple[Array, Array, Array, Array]:
