@@ -51,6 +51,8 @@ def run(options: argparse.Namespace, command: str) -> int:
     except (TypeError, ValueError) as error:
         return _cannot(str(error))
     who, absent = _present(options.only or (SWEPT if options.sweep else tuple(WHO)))
+    if options.sweep and not options.only:
+        who = who or ["plain"]
     for line in absent:
         print(f"lpnorm: left out: {line}", file=sys.stderr)
     if not who:
@@ -240,8 +242,8 @@ def _compiled_loops(clear: bool) -> int:
         print(f"cleared {folder} ({len(kept)} compiled functions) and those of older versions")
         return 0
     size = sum(path.stat().st_size for path in folder.glob("*")) / 2**20
-    count = f"{len(kept)} function{'s' * (len(kept) != 1)}"
-    print(f"compiled loops are kept in {folder} ({count}, {size:.1f} MiB)")
+    functions = f"{len(kept)} function{'s' * (len(kept) != 1)}"
+    print(f"compiled loops are kept in {folder} ({functions}, {size:.1f} MiB)")
     for name, count in Counter(kept).items():
         print(f"  {name}: for {count} {'set' if count == 1 else 'sets'} of dtypes")
     print("lpnorm bench --clear deletes them; what is needed again is compiled again")
