@@ -145,6 +145,7 @@ def test_ratios_are_those_of_a_round():
     without = report.case(problem, {k: v for k, v in times.items() if k not in (TORCH, TORCH_L1)})
     assert report.find(without, "fast", "L1")["over_reference"]["median"] == 0.125
     assert "over the plain code" in report.table([without])
+    assert "1 (4e+04 ms)" in report.table([without]) and report.norms_of(case) == ["L1", "L2"]
     half = report.case(Problem((4, 2), dtype="float16"), times)
     assert report.find(half, "fast", "L1")["over_reference"]["median"] == 0.125
 

@@ -183,7 +183,7 @@ def _present(who: Sequence[str]) -> tuple[list[str], list[str]]:
     """Those of who that can be timed, and what is missing for the others, a line each."""
     needs = {"fast": "lpnorm.fast", "reused": "lpnorm.fast", "torch": "torch"}
     missing = {n: why for n in set(needs.values()) if isinstance(why := installed(n), str)}
-    here = [each for each in dict.fromkeys(who) if needs.get(each) not in missing]
+    here = [each for each in WHO if each in who and needs.get(each) not in missing]
     concerned = {needs[each] for each in who if each in needs}
     return here, [why for name, why in sorted(missing.items()) if name in concerned]
 

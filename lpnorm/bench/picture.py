@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lpnorm.bench.contestants import TORCH_L1
-from lpnorm.bench.report import COLUMNS, PLAIN_OR_TORCH, about, find
+from lpnorm.bench.report import COLUMNS, PLAIN_OR_TORCH, about, find, norms_of
 from lpnorm.files import atomic
 
 COLOURS = {  # Okabe and Ito's, told apart by the colour-blind too
@@ -75,11 +75,11 @@ def _draw_table(figure: Any, record: dict[str, Any]) -> None:
     panels = np.ravel(figure.subplots(rows, columns, sharex=True, squeeze=False))
     handles: dict[str, Any] = {}
     for axes, each in zip(panels, cases, strict=False):
-        norms = [n for n in dict.fromkeys(r["norm"] for r in each["results"]) if n]
+        norms = norms_of(each)
         for result in each["results"]:
             who, norm = result["who"], result["norm"]
             name = "torch L1" if (who, norm) == TORCH_L1 else who
-            if name not in WORDS or result["over_reference"] is None:
+            if name not in WORDS or name == each["reference"] or not result["over_reference"]:
                 continue
             middle, low, high = result["over_reference"].values()
             where = norms.index(norm) + 0.13 * (list(WORDS).index(name) - 2)

@@ -74,6 +74,12 @@ def find(case: dict[str, Any], who: str, norm: str) -> dict[str, Any] | None:
     return found[0] if found else None
 
 
+def norms_of(case: dict[str, Any]) -> list[str]:
+    """The norms in a case, in the order asked for; last those that only PyTorch was timed with."""
+    results = sorted(case["results"], key=lambda result: result["who"] == "torch")
+    return [norm for norm in dict.fromkeys(r["norm"] for r in results) if norm]
+
+
 # --- text ------------------------------------------------------------------------------------
 
 
@@ -103,16 +109,18 @@ def table(cases: Sequence[dict[str, Any]]) -> str:
 def _of_case(case: dict[str, Any]) -> str:
     from tabulate import tabulate
 
-    norms = [
-        n for n in dict.fromkeys(r["norm"] for r in case["results"] if r["who"] != "torch") if n
-    ]
+    norms = norms_of(case)
     who = [w for w in COLUMNS if any(r["who"] == w for r in case["results"])]
     with_l1 = find(case, *TORCH_L1) is not None
     rows = []
     for norm in norms:
         row = [norm]
         for each in who:
-            row.append(_cell((find(case, each, norm) or {}).get("over_reference")))
+            result = find(case, each, norm)
+            if result and each == case["reference"]:
+                row.append(f"1 ({_ms(result)} ms)")
+            else:
+                row.append(_cell(result and result["over_reference"]))
         ours = find(case, "reused", norm) or find(case, "fast", norm) or {}
         row.append(number(ours["copies_of_x"]["median"]) if ours.get("copies_of_x") else "")
         if with_l1:
