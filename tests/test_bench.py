@@ -342,12 +342,24 @@ def test_a_busy_machine_is_named():
     assert "used 1.2 cores just before" in line and "0.5 cores while it was measured" in line
 
 
-def test_what_others_used_leaves_out_our_own(monkeypatch):
-    spent = iter([(100.0, 50.0), (104.0, 53.0)])
-    monkeypatch.setattr(machine.Others, "_spent", staticmethod(lambda: next(spent)))
-    assert machine.Others().cores() == 0.75
-    monkeypatch.setattr(machine.Others, "_spent", staticmethod(lambda: None))
-    assert machine.Others().cores() is None
+@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="needs a Unix")
+def test_what_others_used_leaves_out_our_own(tmp_path, monkeypatch):
+    """All that is not idle or waiting for a disk, less what this process and its children used."""
+    stat, now = tmp_path / "stat", [100.0]
+    monkeypatch.setattr(machine, "STAT", stat)
+    monkeypatch.setattr(machine, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    ticks = os.sysconf("SC_CLK_TCK")
+
+    def state(own, *seconds):
+        stat.write_text("cpu  " + " ".join(str(ticks * s) for s in seconds) + " 0 0\ncpu0 1 2\n")
+        monkeypatch.setattr(machine.os, "times", lambda: (*own, 0.0))
+
+    state((1, 1, 1, 1), 10, 10, 10, 500, 500, 10, 10, 10)
+    others, now[0] = machine.Others(), 110.0
+    state((2, 2, 2, 2), 12, 12, 12, 900, 900, 12, 11, 11)  # 10 seconds of work, 4 of them our own
+    assert others.cores() == 0.6
+    stat.unlink()
+    assert others.cores() is None and machine.Others().cores() is None
 
 
 def test_the_warning_is_in_everything(tmp_path, capsys, monkeypatch):

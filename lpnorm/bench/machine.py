@@ -16,6 +16,7 @@ from lpnorm.bench.contestants import installed
 
 BUSY = 0.1  # cores that others may use before it is said
 LOAD = 0.5  # the same for the load average
+STAT = Path("/proc/stat")
 
 
 def cores() -> int:
@@ -101,7 +102,7 @@ class Others:
     def _spent() -> tuple[float, float] | None:
         """Now, and the seconds of processor time that others have spent since the machine is up."""
         try:
-            words = Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()
+            words = STAT.read_text(encoding="utf-8").split("\n", 1)[0].split()
         except OSError:
             return None
         user, nice, system, _, _, irq, soft_irq, steal = map(int, words[1:9])
