@@ -154,6 +154,13 @@ def grade(options: argparse.Namespace, command: str) -> int:
     return run(options)
 
 
+def bench(options: argparse.Namespace, command: str) -> int:
+    """`lpnorm bench`: time forward and backward against NumPy's and PyTorch's."""
+    from lpnorm.bench.command import run
+
+    return run(options, command)
+
+
 def _check_vectors(options: argparse.Namespace) -> int:
     """`lpnorm check DIR`: judge what a program wrote beside the vectors; nothing of it is run."""
     from lpnorm.verify.candidates import CannotRun
@@ -272,6 +279,61 @@ def _add_grade(commands: Any) -> None:
     )
 
 
+def _add_bench(commands: Any) -> None:
+    sub = commands.add_parser(
+        "bench",
+        help="how long do forward and backward take, against NumPy and PyTorch?",
+        description="Time forward and backward of batch norm and layer norm, every contestant in "
+        "turn: the plain code, lpnorm.fast (fresh outputs, and outputs reused), naive NumPy, and "
+        "PyTorch if it is installed. Writes bench_<what>_<dtype>.json and .png. Exit status 0, "
+        "2 if it cannot be done, 130 after Ctrl-C (what was measured is kept).",
+    )
+    sub.set_defaults(run=bench)
+    several = {"action": "append"}
+    sub.add_argument(
+        "--shape", type=_positive, nargs="+", metavar="SIZE", **several, help="time this shape"
+    )
+    sub.add_argument(
+        "--layer",
+        choices=("batch_norm", "layer_norm"),
+        help="layer norm is over the last axis (default: both; of a --shape batch_norm)",
+    )
+    sub.add_argument(
+        "--norm", metavar="P", **several, help="1, 2, inf, range, top10 (default: all)"
+    )
+    sub.add_argument(
+        "--dtype", choices=("float16", "float32", "float64"), default="float32", help="of x"
+    )
+    sub.add_argument(
+        "--accumulate",
+        choices=("float16", "float32", "float64"),
+        **several,
+        help="sums in this dtype (default: the library's)",
+    )
+    sub.add_argument(
+        "--only",
+        choices=("plain", "naive", "fast", "reused", "torch"),
+        **several,
+        help="time this contestant (fast: with fresh outputs)",
+    )
+    sub.add_argument("--threads", type=_positive, metavar="N", help="for each (default: all cores)")
+    sub.add_argument("--rounds", type=_positive, metavar="N", help="timed calls (default: 11)")
+    sub.add_argument("--quick", action="store_true", help="a first look: few shapes, 3 rounds")
+    what = sub.add_mutually_exclusive_group()
+    what.add_argument("--sweep", action="store_true", help="time over N, C and H W instead")
+    what.add_argument("--memory", action="store_true", help="peak memory with L2 instead")
+    what.add_argument("--info", action="store_true", help="where compiled loops are kept, and stop")
+    what.add_argument("--clear", action="store_true", help="delete the compiled loops, and stop")
+    sub.add_argument(
+        "--out",
+        type=Path,
+        default=Path("reproduced"),
+        metavar="DIR",
+        help="where the files go (default: ./reproduced)",
+    )
+    sub.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+
 def _natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be a whole number from 0 up, got {text!r}")
@@ -346,6 +408,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_grade(commands)
     _add_vectors(commands)
+    _add_bench(commands)
     return parser
 
 

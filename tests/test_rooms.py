@@ -30,6 +30,7 @@ ROOMS = [  # a room imports only rooms listed above it
     "experiments",
     "verify",
     "grading",
+    "bench",
     "cli",
 ]
 BOOK = ["norms", "batchnorm", "weightnorm", "decay"]
