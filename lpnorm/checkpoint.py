@@ -152,8 +152,10 @@ def identity(
         place = f"model.{path}".rstrip(".")
         found[place] = type(layer).__qualname__
         for name, value in vars(layer).items():
+            if name == "impl" or name[0] == "_":  # every impl has the same bits
+                continue
             about = _kind(value.data) if isinstance(value, nn.Parameter) else _described(value)
-            if about is not None and name != "impl" and name[0] != "_":  # an impl has the same bits
+            if about is not None:
                 found[f"{place}.{name}"] = about
     for name, array in vars(data).items():
         found[f"data.{name}"] = f"{_kind(array)}, {_digest(array)}"
