@@ -256,32 +256,34 @@ def seen_at(place: Any, like: Any) -> Any:
 
 
 @inner
-def whole_run(x: Any, group: int, units: int, start: int, most: int) -> Any:
-    """Where value `start` of a group is, and how many lanes from there on, at most so many, are one
-    run of memory."""
+def chunk(x: Any, group: int, units: int, start: int, most: int) -> Any:
+    """Where value `start` of a group is, how many lanes from there on, at most so many, lie evenly
+    in memory, and in how many runs, each `groups` values after the one before."""
     _, groups, inner_size = x
+    if inner_size == 1:
+        return start * groups + group, most, 1 if units == groups else most
     outer = start // inner_size
     begin = start - outer * inner_size
-    at = (outer * groups + group) * inner_size + begin
-    if inner_size == 1 and units == groups:
-        return at, most
-    return at, min(most, inner_size - begin)
+    return (outer * groups + group) * inner_size + begin, min(most, inner_size - begin), 1
 
 
 @inner
 def load(x: Any, group: int, units: int, start: int, count: int, row: Any) -> None:
     """Values start ... start + count - 1 of `units` groups, unit by unit, into the row."""
     values, groups, inner_size = x
-    at, run = whole_run(x, group, units, start, count)
+    at, lanes, runs = chunk(x, group, units, start, count)
     done = 0
     while done < count:
-        run = min(run, count - done)
-        source, lanes = values[at : at + run * units], row[done * units : (done + run) * units]
-        for q in range(source.size):
-            lanes[q] = widen(source[q])
-        done += run
-        at += run + (groups - 1) * inner_size
-        run = inner_size
+        lanes = min(lanes, count - done)
+        size = lanes * units // runs
+        for i in range(runs):
+            source = values[at + i * groups : at + i * groups + size]
+            target = row[done * units + i * size : done * units + (i + 1) * size]
+            for q in range(size):
+                target[q] = widen(source[q])
+        done += lanes
+        at += lanes + (groups - 1) * inner_size
+        lanes = inner_size
 
 
 LINE = 64  # bytes that come from memory together
@@ -315,16 +317,18 @@ def ask(x: Any, group: int, units: int, start: int, count: int) -> None:
     """Ask for the memory of these values before it is needed. A leaf or two is too short for the
     processor to see a pattern, and without this it waits for memory half of the time."""
     values, groups, inner_size = x
-    at, run = whole_run(x, group, units, start, count)
+    at, lanes, runs = chunk(x, group, units, start, count)
     step = LINE // values.itemsize
     done = 0
     while done < count:
-        run = min(run, count - done)
-        for q in range(at, at + run * units, step):
-            touch(values, q)
-        done += run
-        at += run + (groups - 1) * inner_size
-        run = inner_size
+        lanes = min(lanes, count - done)
+        for i in range(runs):
+            first = at + i * groups
+            for q in range(first, first + lanes * units // runs, step):
+                touch(values, q)
+        done += lanes
+        at += lanes + (groups - 1) * inner_size
+        lanes = inner_size
 
 
 @inner

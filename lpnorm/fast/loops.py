@@ -33,6 +33,7 @@ from lpnorm.fast.lanes import (
     array_at,
     ask,
     average,
+    chunk,
     fill,
     fold,
     grid,
@@ -44,7 +45,6 @@ from lpnorm.fast.lanes import (
     seen_at,
     spread,
     total,
-    whole_run,
     widen,
 )
 
@@ -504,9 +504,12 @@ def count_pass(x: Any, g: int, u: int, w: Any, norm: int, tree: Any, like: Any) 
         fill(row(w, at, lanes * u), 0)
     start = 0
     while start < n:
-        at, run = whole_run(x, g, u, start, min(lanes, n - start))
-        count_run(x[0][at : at + run * u], w, norm, like[0])
-        start += run
+        at, count, runs = chunk(x, g, u, start, min(lanes, n - start))
+        size = count * u // runs
+        for i in range(runs):
+            first = at + i * x[1]
+            count_run(x[0][first : first + size], w, norm, like[0])
+        start += count
     if n <= 2**24:  # whole numbers that a float32 holds, exact in any order
         one = w.dtype.type(1)
         for at in (ABOVE, TIED, SIGNS):
@@ -549,15 +552,20 @@ def write(
         spread(gamma, False, g, u, 0, lanes, row(w, GAMMA, lanes * u))
         spread(beta, False, g, u, 0, lanes, row(w, BETA, lanes * u))
     start = 0
-    while start < n:
-        at, run = whole_run(x, g, u, start, min(lanes, n - start))
+    while start < n:  # of values with a gamma each, one run at a time
+        most = 1 if per_value and x[2] == 1 else lanes
+        at, count, runs = chunk(x, g, u, start, min(most, n - start))
         if per_value:
-            spread(gamma, True, g, u, start, run, row(w, GAMMA, run * u))
-            spread(beta, True, g, u, start, run, row(w, BETA, run * u))
-        ask(x, g, u, start + lanes, min(run, n - start - lanes))
-        ask(y, g, u, start + lanes, min(run, n - start - lanes))
-        normalize_run(x[0][at : at + run * u], y[0][at : at + run * u], w, like[0])
-        start += run
+            spread(gamma, True, g, u, start, count, row(w, GAMMA, count * u))
+            spread(beta, True, g, u, start, count, row(w, BETA, count * u))
+        ask(x, g, u, start + lanes, min(count, n - start - lanes))
+        ask(y, g, u, start + lanes, min(count, n - start - lanes))
+        size = count * u // runs
+        for i in range(runs):
+            first = at + i * x[1]
+            end = first + size
+            normalize_run(x[0][first:end], y[0][first:end], w, like[0])
+        start += count
 
 
 @inner
@@ -569,15 +577,20 @@ def write_gradient(
     _, _, lanes, _, n = tree
     start = 0
     while start < n:
-        at, run = whole_run(x, g, u, start, min(lanes, n - start))
+        most = 1 if per_value and x[2] == 1 else lanes
+        at, count, runs = chunk(x, g, u, start, min(most, n - start))
         if per_value:
-            spread(gamma, True, g, u, start, run, row(w, GAMMA, run * u))
-        ask(x, g, u, start + lanes, min(run, n - start - lanes))
-        ask(dy, g, u, start + lanes, min(run, n - start - lanes))
-        ask(dx, g, u, start + lanes, min(run, n - start - lanes))
-        end = at + run * u
-        gradient_run(dy[0][at:end], x[0][at:end], dx[0][at:end], w, norm, like[0], like[1])
-        start += run
+            spread(gamma, True, g, u, start, count, row(w, GAMMA, count * u))
+        ask(x, g, u, start + lanes, min(count, n - start - lanes))
+        ask(dy, g, u, start + lanes, min(count, n - start - lanes))
+        ask(dx, g, u, start + lanes, min(count, n - start - lanes))
+        size = count * u // runs
+        for i in range(runs):
+            first = at + i * x[1]
+            end = first + size
+            dys, xs, dxs = dy[0][first:end], x[0][first:end], dx[0][first:end]
+            gradient_run(dys, xs, dxs, w, norm, like[0], like[1])
+        start += count
 
 
 # --- called from Python -----------------------------------------------------------------------
