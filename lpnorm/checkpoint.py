@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -152,8 +153,10 @@ def identity(
         place = f"model.{path}".rstrip(".")
         found[place] = type(layer).__qualname__
         for name, value in vars(layer).items():
+            if name == "impl" or name[0] == "_":  # an impl has the same bits
+                continue
             about = _kind(value.data) if isinstance(value, nn.Parameter) else _described(value)
-            if about is not None and name != "impl" and name[0] != "_":  # an impl has the same bits
+            if about is not None:
                 found[f"{place}.{name}"] = about
     for name, array in vars(data).items():
         found[f"data.{name}"] = f"{_kind(array)}, {_digest(array)}"
@@ -179,6 +182,8 @@ def _described(value: Any, depth: int = 3) -> Any:
         return value
     if isinstance(value, (np.generic, np.dtype)):
         return str(value)
+    if isinstance(value, ModuleType):  # what is in it is no setting, and may act when looked at
+        return value.__name__
     if value is None or is_array(value) or isinstance(value, (nn.Layer, nn.Parameter)):
         return None
     if isinstance(value, (list, tuple)):

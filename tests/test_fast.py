@@ -306,10 +306,6 @@ def test_more_values_than_signs_can_be_counted(p, sums):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True,
-    reason="loops.count_pass adds ABOVE and TIED up in float32: wrong from 2^24 on, if odd",
-)
 @pytest.mark.parametrize("p", [Range(), TopK(2)], ids=str)
 def test_more_ties_than_float32_can_count(p):
     """2^24 + 5 values at the maximum, one at the minimum."""
@@ -691,12 +687,6 @@ def test_an_error_in_a_thread_is_raised_here():
             threads.run(parts)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="threads._Pool.run leaves when the first part fails (Ctrl-C, no memory) while others "
-    "still write to arrays that are then let go: it has to wait for them, and parts have to hold "
-    "the arrays whose addresses they have",
-)
 def test_nobody_works_on_after_an_error():
     """The memory that the others work on is the caller's, who is told that all is over."""
     finished_ = []
