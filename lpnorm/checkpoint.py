@@ -153,7 +153,7 @@ def identity(
         place = f"model.{path}".rstrip(".")
         found[place] = type(layer).__qualname__
         for name, value in vars(layer).items():
-            if name == "impl" or name[0] == "_":  # an impl has the same bits
+            if name == "impl" or name[0] == "_":  # every impl has the same bits
                 continue
             about = _kind(value.data) if isinstance(value, nn.Parameter) else _described(value)
             if about is not None:

@@ -224,11 +224,6 @@ def unaligned(x):
     return room
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="cpu._Run.parameter hands gamma and beta on as they are: read-only (or unaligned) ones "
-    "are another type to Numba, so another 10 seconds of compiling, silently. A copy would do.",
-)
 @pytest.mark.parametrize("odd", [read_only, unaligned], ids=lambda f: f.__name__)
 def test_a_version_is_one_for_any_gamma(users_cache, odd):
     x, gamma = np.ones((6, 5), "float32"), np.ones(5, "float32")

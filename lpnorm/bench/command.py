@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -244,8 +243,8 @@ def _compiled_loops(clear: bool) -> int:
     size = sum(path.stat().st_size for path in folder.glob("*")) / 2**20
     functions = f"{len(kept)} function{'s' * (len(kept) != 1)}"
     print(f"compiled loops are kept in {folder} ({functions}, {size:.1f} MiB)")
-    for name, count in Counter(kept).items():
-        print(f"  {name}: for {count} {'set' if count == 1 else 'sets'} of dtypes")
+    for name in kept:
+        print(f"  {name}")
     print("lpnorm bench --clear deletes them; what is needed again is compiled again")
     return 0
 

@@ -63,7 +63,7 @@ def backward(
         return batchnorm.backward(dy, x, gamma, beta, mean, scale, scheme)
     run = _Run(x, scheme.accumulate)
     dx, seen = run.room(out), [run.stored(dy), run.stored(x)]
-    mean, scale = (v.astype(run.wide) for v in (mean, scale))
+    mean, scale = (np.array(v, run.wide) for v in (mean, scale))
     affine = not (gamma is None and beta is None)
     along = affine and not scheme.per_value
     dgamma, dbeta = (np.empty(run.groups if along else 0, run.wide) for _ in range(2))
@@ -95,7 +95,7 @@ def inference(
     run, constants = _Run(x, Accumulate(widest)), Scheme(None, 1.0, 0.0, Accumulate(widest))
     y = run.room()
     affine = run.parameter(gamma, 1, constants), run.parameter(beta, -0.0, constants)
-    statistics = (v.astype(run.wide) for v in (mean, scale))
+    statistics = (np.array(v, run.wide) for v in (mean, scale))
     run.over_groups(loops.inference, [run.stored(x), y], *affine, *statistics)
     return run.back(y)
 
@@ -149,7 +149,7 @@ class _Run:
         """x as the loops read it."""
         if self.turned:
             x = x.transpose(0, 2, 1).reshape(self.shape)
-        x = np.ascontiguousarray(x)
+        x = np.require(x, requirements=["C", "ALIGNED"])
         return x.view(np.uint16) if x.dtype == np.float16 else x
 
     def room(self, out: Array | None = None) -> Array:
@@ -169,7 +169,7 @@ class _Run:
     def parameter(self, v: Array | None, default: float, scheme: Scheme) -> Array:
         """gamma or beta in the dtype that is computed in. Times 1 and plus -0 change nothing."""
         if v is not None:
-            return np.ascontiguousarray(v, self.wide)
+            return np.array(v, self.wide)  # a copy: read-only arrays are another type to Numba
         return np.full(self.n if scheme.per_value else self.groups, default, self.wide)
 
     def over_groups(
