@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,8 @@ def _described(value: Any, depth: int = 3) -> Any:
         return value
     if isinstance(value, (np.generic, np.dtype)):
         return str(value)
+    if isinstance(value, ModuleType):  # what is in it is no setting, and may act when looked at
+        return value.__name__
     if value is None or is_array(value) or isinstance(value, (nn.Layer, nn.Parameter)):
         return None
     if isinstance(value, (list, tuple)):

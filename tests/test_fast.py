@@ -491,16 +491,18 @@ def uncompiled():
         ((2, 70), 0),
     ]
     for shape, axis in shapes_:
-        for i, p in enumerate([1, 2, math.inf, TopK(2), Range()]):
+        for i, p in enumerate([1, 2, math.inf, TopK(3), Range()] * 3):
             own, wide = PAIRS[cases % len(PAIRS)]
-            x, dy = (values("ties" if i % 2 else "gauss", i + seed, shape, own) for seed in (1, 2))
+            x, dy = (
+                values(KINDS[(cases + seed) % len(KINDS)], i + seed, shape, own) for seed in (1, 2)
+            )
             gamma = normal(3, (shape[axis],), own)
             sums, other = (
                 Accumulate(wide, ORDERS[cases % 3]),
                 tuple(a for a in range(len(shape)) if a != axis),
             )
             inner = normal(4, tuple(shape[a] for a in other), own)
-            p = TopK(1) if isinstance(p, TopK) and x.size // shape[axis] < 2 else p
+            p = TopK(1) if isinstance(p, TopK) and x.size // shape[axis] < 3 else p
             with np.errstate(all="ignore"):
                 results = []
                 for b in (backend, batchnorm.PLAIN):
@@ -519,7 +521,7 @@ def uncompiled():
 
 def test_without_compiling():
     out, _ = finished(python("import test_fast; test_fast.uncompiled()", NUMBA_DISABLE_JIT="1"))
-    assert out == "30 cases\n"
+    assert out == "90 cases\n"
 
 
 FORK = """

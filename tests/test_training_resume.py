@@ -1,5 +1,6 @@
 """Checkpoints: an interrupted training goes on with the same bits; damage is refused."""
 
+import ctypes
 import functools
 import json
 import os
@@ -283,7 +284,9 @@ def test_a_layers_private_attributes_are_no_settings(tmp_path):
 
 def test_another_implementation_of_the_same_bits_goes_on(tmp_path):
     functions = types.SimpleNamespace(**vars(lpnorm.batchnorm))
-    for epochs, impl in ((1, None), (2, functions)):
+    module = types.ModuleType("module")
+    vars(module).update(vars(lpnorm.batchnorm), libraries=ctypes.cdll)  # loads what it is asked for
+    for epochs, impl in ((1, None), (2, functions), (3, module)):
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm(10, impl=impl))
         given = {"checkpoint": tmp_path / "ck", "progress": False}
         sgd = SGD(model.parameters(), 0.1)
