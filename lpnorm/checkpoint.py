@@ -144,7 +144,8 @@ def identity(
 
     The model by its layers, with all that they were made with, and the shapes of its parameters;
     the data by their bytes; the augmentation by what it makes of the first samples; functions
-    (step_scale, before_step, after_step) by their names. Not the initial weights, nor device and machine.
+    (step_scale, before_step, after_step) by their names. Not the initial weights, nor device and
+    machine.
     """
     found: dict[str, Any] = {}
     for path, layer in model.layers():

@@ -231,9 +231,12 @@ def as_norm(p: Any) -> Norm:
         return p
     if isinstance(p, bool) or not isinstance(p, numbers.Real):
         raise TypeError(f"{allowed}; got {short(p)}")
-    if not (1 <= p <= 65504 or p == math.inf):
+    try:
+        number = float(p)
+    except OverflowError:
+        number = math.nan
+    if not (1 <= number <= 65504 or number == math.inf):
         raise ValueError(f"{allowed}; got {short(p)}")
-    number = float(p)
     special: dict[float, Norm] = {1.0: L1(), 2.0: L2(), math.inf: TopK(1)}
     return special.get(number) or Lp(number)
 

@@ -28,6 +28,7 @@ from lpnorm.arrays.libraries import (
     is_array,
     library_of,
     namespace,
+    not_taken,
     to_device,
 )
 from lpnorm.arrays.sums import ORDERS, Accumulate, accumulator, matmul, total
@@ -63,6 +64,7 @@ __all__ = [
     "library_of",
     "matmul",
     "namespace",
+    "not_taken",
     "one_axis",
     "other_axis",
     "short",

@@ -91,12 +91,16 @@ def check_positive(name: str, values: Any, channels: int) -> None:
 
 
 def check_rng(name: str, rng: Any) -> np.random.Generator:
-    """A Generator from a seed, an integer >= 0, or the Generator given; else an error naming it."""
-    if isinstance(rng, np.random.Generator):
-        return rng
-    if isinstance(rng, bool) or not isinstance(rng, numbers.Integral):
-        raise TypeError(f"{name} must be a seed, an integer, or a Generator, got {short(rng)}")
-    return np.random.default_rng(check_count(name, rng, 0))
+    """A Generator from a seed (what numpy takes for one, but None), or the Generator given.
+
+    TypeError naming the argument otherwise.
+    """
+    seed: Any = "none" if rng is None or isinstance(rng, bool) else rng
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError):
+        what = f"a seed, an integer >= 0, or a numpy Generator, got {short(rng)}"
+        raise TypeError(f"{name} must be {what}") from None
 
 
 def short(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lpnorm.arrays import Array
+from lpnorm.arrays import Array, short
 from lpnorm.nn.base import Backward, Layer, Parameter
 
 
@@ -12,7 +12,7 @@ class Sequential(Layer):
     def __init__(self, *layers: Layer) -> None:
         for i, layer in enumerate(layers):
             if not isinstance(layer, Layer):
-                raise TypeError(f"Sequential: argument {i} must be a Layer, got {layer!r}")
+                raise TypeError(f"Sequential: argument {i} must be a Layer, got {short(layer)}")
         self.sequence = list(layers)
 
     def children(self) -> dict[str, Parameter | Layer]:
@@ -48,7 +48,7 @@ class Residual(Layer):
     def __init__(self, body: Layer, shortcut: Layer | None = None) -> None:
         for name, layer in (("body", body), ("shortcut", shortcut)):
             if not isinstance(layer, Layer) and (layer is not None or name == "body"):
-                raise TypeError(f"Residual: {name} must be a Layer, got {layer!r}")
+                raise TypeError(f"Residual: {name} must be a Layer, got {short(layer)}")
         self.body = body
         self.shortcut = shortcut
 
