@@ -324,14 +324,16 @@ class NormTrace:
 
     def __init__(self, parameters: Pairs = (), optimizer: Any = None) -> None:
         self.parameters, self.optimizer = _invariant(parameters), optimizer
-        if self.parameters and not isinstance(optimizer, SGD):
-            raise TypeError(f"optimizer must be the SGD of these, got {short(optimizer)}")
+        if optimizer is not None and not isinstance(optimizer, SGD):
+            raise TypeError(f"optimizer must be an SGD, got {short(optimizer)}")
         self.norms: dict[str, list[np.ndarray]] = {name: [] for name in self.parameters}
         self.rates: dict[str, list[float]] = {name: [] for name in self.parameters}
         self.decays: dict[str, list[float]] = {name: [] for name in self.parameters}
 
     def record(self) -> None:
-        """Append the present norms and the rates of the coming step."""
+        """Append the present norms and the rates of the coming step; TypeError if no optimizer."""
+        if self.optimizer is None:
+            raise TypeError("optimizer must be an SGD for a trace that records, got None")
         for name, (parameter, axis) in self.parameters.items():
             lr, decay = self.optimizer.rate(parameter)
             self.norms[name].append(to_device(channel_norms(parameter.data, axis), "cpu"))
@@ -461,7 +463,8 @@ class NormSchedule:
 def _invariant(parameters: Pairs, target: Any = None) -> dict[str, tuple[Any, int]]:
     """name -> pair, after checking that `nn.scale_invariant` named each and the target has it."""
     found: dict[str, tuple[Any, int]] = {}
-    for pair in parameters if isinstance(parameters, (list, tuple)) else [parameters]:
+    pairs: Any = parameters if isinstance(parameters, (list, tuple)) else [parameters]
+    for pair in pairs:
         if not isinstance(pair, tuple) or len(pair) != 2:
             got = f"got {short(pair)}"
             raise TypeError(f"parameters must be what nn.scale_invariant(model) returns, {got}")
