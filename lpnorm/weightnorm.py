@@ -117,7 +117,8 @@ def bounded_weight_norm(
     """w_i = rho v_i / ||v_i||_p: every output channel keeps the same, fixed norm rho.
 
     rho: a real number > 0, from `bounded_norm` at initialization; everything else as for
-    `weight_norm`. Source: Hoffer et al. 2018.
+    `weight_norm`: the cache refers to v, so change it only by new arrays before the backward.
+    Source: Hoffer et al. 2018.
     """
     namespace(v=v)
     rho = check_number("rho", rho)

@@ -169,6 +169,8 @@ class Layer:
         Raises ValueError naming the first entry that is missing, unknown or different; then
         nothing has been changed.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a dict of name -> array, got {short(state)}")
         places = self._places()
         for name in places:
             if name not in state:
@@ -194,8 +196,9 @@ class Layer:
 def save(layer: Layer, path: str | PathLike[str]) -> None:
     """Write `layer.state()` to an .npz file (no pickle) at this path, all of it or nothing.
 
-    Raises OSError where no file can be written.
+    Raises TypeError naming layer, OSError where no file can be written.
     """
+    check_layer("layer", layer)
     save_arrays(path, "model", {name: to_device(a, "cpu") for name, a in layer.state().items()})
 
 
@@ -206,17 +209,26 @@ def load(layer: Layer, path: str | PathLike[str]) -> None:
     is missing, unknown or of another shape or dtype; the layer is then unchanged. A file of lpnorm
     0.1.0, which has no seal, is refused: `layer.load_state(dict(numpy.load(path)))` reads it.
     """
+    check_layer("layer", layer)
     load_arrays(path, "model", layer.load_state)
 
 
 @contextlib.contextmanager
 def watch(watcher: Callable[[Layer, Array], None]) -> Iterator[None]:
     """Inside this block watcher(layer, y) is called after every forward of every layer."""
+    if not callable(watcher):
+        raise TypeError(f"watcher must be a function of a layer and its y, got {short(watcher)}")
     _watchers.append(watcher)
     try:
         yield
     finally:
         _watchers.remove(watcher)
+
+
+def check_layer(name: str, layer: Any) -> None:
+    """TypeError, naming the argument, unless it is a Layer."""
+    if not isinstance(layer, Layer):
+        raise TypeError(f"{name} must be a Layer, got {short(layer)}")
 
 
 def check_input(

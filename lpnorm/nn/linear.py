@@ -16,10 +16,9 @@ from lpnorm.arrays import (
     column,
     library_of,
     matmul,
-    short,
     to_device,
 )
-from lpnorm.nn.base import Backward, Layer, Parameter, check_input
+from lpnorm.nn.base import Backward, Layer, Parameter, check_input, check_layer
 
 
 def draw(
@@ -75,8 +74,7 @@ class _Weighted(Layer):
 
 def initialize(model: Layer, rng: int | np.random.Generator = 0, init: str = "he") -> None:
     """Draw every weight of a model anew from one seed or Generator, in the order of its layers."""
-    if not isinstance(model, Layer):
-        raise TypeError(f"model must be a Layer, got {short(model)}")
+    check_layer("model", model)
     generator = check_rng("rng", rng)
     for _, layer in model.layers():
         if isinstance(layer, _Weighted):

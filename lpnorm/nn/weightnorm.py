@@ -9,7 +9,7 @@ import numpy as np
 
 from lpnorm import weightnorm
 from lpnorm.arrays import Array, accumulator, check_axes, library_of, one_axis, short
-from lpnorm.nn.base import Backward, Layer, Parameter
+from lpnorm.nn.base import Backward, Layer, Parameter, check_layer
 
 
 class _Computed:
@@ -36,8 +36,7 @@ class WeightNorm(Layer):
     def __init__(
         self, layer: Layer, p: Any = 2, axis: int = 0, weights: Sequence[str] = ("weight",)
     ) -> None:
-        if not isinstance(layer, Layer):
-            raise TypeError(f"{type(self).__name__}: layer must be a Layer, got {layer!r}")
+        check_layer(f"{type(self).__name__}: layer", layer)
         if isinstance(weights, str) or not all(isinstance(name, str) for name in weights):
             raise TypeError(f"weights must be a tuple of names, got {short(weights)}")
         self.layer, self.p, self.weights = layer, p, tuple(weights)

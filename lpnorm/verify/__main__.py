@@ -64,7 +64,8 @@ def norm_named(text: str) -> Any:
     if word.startswith("top") and word[3:].strip("()=k").isdecimal():
         return TopK(int(word[3:].strip("()=k")))
     try:
-        return as_norm(float(word)) and float(word)
+        as_norm(float(word))
+        return float(word)
     except ValueError:
         number = word.removeprefix("lp").removeprefix("l").strip("_-=() ")
         meant = {"infinity": "inf", "infty": "inf", "∞": "inf", "max": "inf"}.get(number, number)
