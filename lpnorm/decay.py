@@ -18,6 +18,7 @@ import numpy as np
 
 from lpnorm.arrays import (
     Array,
+    check_array,
     check_axes,
     check_count,
     check_dtype,
@@ -135,6 +136,7 @@ class SGD:
         """
         named, buffers, masters = self._named(), {}, {}
         for name, array in state.items():
+            check_array(f"state[{name!r}]", array)
             parameter, is_master = named.get(name.removesuffix(":master")), name not in named
             if parameter is None or array.shape != parameter.data.shape:
                 raise ValueError(f"state has a buffer {name!r} that fits no parameter")
@@ -216,6 +218,9 @@ def _checked_group(group: Any, defaults: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"parameters: a group has no {sorted(unknown)[0]!r}; it may have {', '.join(defaults)}"
         )
+    if not isinstance(group["params"], (list, tuple)):
+        got = short(group["params"])
+        raise TypeError(f"parameters: params of a group must be a list of nn.Parameter, got {got}")
     group = {**defaults, **group, "params": list(group["params"])}
     for parameter in group["params"]:
         if not all(hasattr(parameter, name) for name in ("data", "grad", "name")):

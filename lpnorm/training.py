@@ -21,13 +21,13 @@ from lpnorm.arrays import (
     check_number,
     check_shape,
     library_of,
-    short,
     to_device,
 )
 from lpnorm.checkpoint import Checkpoint, identity
 from lpnorm.data import Dataset
 from lpnorm.decay import SGD, NormTrace, channel_norms
 from lpnorm.files import check_writable
+from lpnorm.nn.base import check_layer
 
 
 @dataclass
@@ -355,8 +355,7 @@ def accuracy(model: nn.Layer, x: Array, y: Array, batch: int = 512) -> float:
 
     TypeError or ValueError naming the argument.
     """
-    if not isinstance(model, nn.Layer):
-        raise TypeError(f"model must be a Layer, got {short(model)}")
+    check_layer("model", model)
     check_array("x", x)
     check_array("y", y)
     if x.ndim == 0 or x.shape[0] == 0:
@@ -371,6 +370,7 @@ def accuracy(model: nn.Layer, x: Array, y: Array, batch: int = 512) -> float:
 
 def record_norms(history: History, model: nn.Layer, optimizer: SGD) -> None:
     """Append each scale-invariant weight's channel norms and effective step sizes, in float64."""
+    check_layer("model", model)
     rates = {id(p): g["lr"] * optimizer.lr_factor for g in optimizer.groups for p in g["params"]}
     for parameter, axis in nn.scale_invariant(model):
         norms = to_device(channel_norms(parameter.data, axis), "cpu")
@@ -384,6 +384,7 @@ def first_not_finite(model: nn.Layer, x: Array) -> str:
 
     Looks at x, then layer by layer at parameters and output. Leaves the model as it was.
     """
+    check_layer("model", model)
     if not _finite(x):
         return "the input is not finite"
     model.parameters()  # names them as seen from the model
