@@ -459,7 +459,7 @@ class NormSchedule:
             else:
                 wanted = self.target[name]
             own = channel_norms(parameter.data, axis)
-            if not bool((own > 0).all()):
+            if bool((own == 0).any()):  # NaN stays, for `train` to report
                 raise ValueError(f"parameter {name!r} has a channel of norm 0: no direction")
             scale = library_of(own).asarray(wanted) * factor / own
             parameter.data = parameter.data * _along(scale, parameter.data, axis)
