@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import shlex
@@ -26,9 +27,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 done (`check`: correct), 1 wrong (`check`), 2 a bad call, no GPU, a worker that was killed, a
     candidate that could not be run, or submissions that cannot be run safely, 130 interrupted
-    (`reproduce`: by SIGTERM too).
+    (`reproduce`: by SIGTERM too), 141 the reader of the output has left (as in `| head`).
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        try:
+            return _run(given)
+        finally:
+            sys.stdout.flush()  # here, not when the interpreter ends
+    except BrokenPipeError:  # who reads the output, `head` for instance, has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _run(given: list[str]) -> int:
     options = _parser().parse_args(given)
     try:
         check_device(getattr(options, "device", "cpu"))
@@ -51,8 +63,10 @@ def reproduce(options: argparse.Namespace, command: str) -> int:
     names = options.claims or [n for n, c in experiments.CLAIMS.items() if c.by_default]
     unknown = [name for name in names if name not in experiments.CLAIMS]
     if unknown:
+        close = difflib.get_close_matches(unknown[0].lower(), experiments.CLAIMS, 1, 0.5)
+        meant = f" (did you mean {close[0]}?)" if close else ""
         known = ", ".join(experiments.CLAIMS)
-        print(f"lpnorm: there is no claim {unknown[0]!r}; there are: {known}", file=sys.stderr)
+        print(f"lpnorm: there is no claim {unknown[0]!r}{meant}; known: {known}", file=sys.stderr)
         return 2
     settings = experiments.Options(
         out=options.out,
@@ -207,7 +221,10 @@ def _add_check(commands: Any) -> None:
         "check",
         help="is an implementation right, and if not, what is wrong with it?",
         description="Judge an implementation: exit status 0 correct (under conventions, too), "
-        "1 wrong, 2 it could not be run. Conventions that are not asked for are recognised.",
+        "1 wrong, 2 it could not be run. Conventions that are not asked for are recognised. "
+        "A forward of batch or layer norm is forward(x, gamma, beta, eps) -> y, cache and its "
+        "backward is backward(dy, cache) -> dx, dgamma, dbeta; a forward alone is judged, too. "
+        "README.md lists what else is taken (classes, torch modules, weight norms, SGD).",
     )
     sub.set_defaults(run=check)
     sub.add_argument(

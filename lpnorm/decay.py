@@ -18,12 +18,20 @@ import numpy as np
 
 from lpnorm.arrays import (
     Array,
+    check_array,
+    check_axes,
     check_count,
     check_dtype,
+    check_function,
+    check_gradient,
     check_number,
+    check_positive,
     check_shape,
     is_array,
     library_of,
+    namespace,
+    one_axis,
+    short,
     to_device,
     to_rows,
     total,
@@ -128,6 +136,7 @@ class SGD:
         """
         named, buffers, masters = self._named(), {}, {}
         for name, array in state.items():
+            check_array(f"state[{name!r}]", array)
             parameter, is_master = named.get(name.removesuffix(":master")), name not in named
             if parameter is None or array.shape != parameter.data.shape:
                 raise ValueError(f"state has a buffer {name!r} that fits no parameter")
@@ -166,10 +175,7 @@ class SGD:
         w, u = parameter.data, parameter.grad
         lr, momentum = float(group["lr"] * self.lr_factor), group["momentum"]
         decay = group["weight_decay"]
-        if u.shape != w.shape:
-            raise ValueError(f"{parameter.name}: the gradient has shape {u.shape}, not {w.shape}")
-        if u.dtype != w.dtype:
-            raise TypeError(f"{parameter.name}: the gradient has dtype {u.dtype}, not {w.dtype}")
+        check_gradient(f"{parameter.name}: the gradient", u, w, w.shape)
         w = self._master(parameter)
         u = (u.astype("float64") / self.loss_scale).astype(w.dtype)  # float16 holds no 2^16
         scale: Any = 1.0
@@ -212,6 +218,9 @@ def _checked_group(group: Any, defaults: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"parameters: a group has no {sorted(unknown)[0]!r}; it may have {', '.join(defaults)}"
         )
+    if not isinstance(group["params"], (list, tuple)):
+        got = short(group["params"])
+        raise TypeError(f"parameters: params of a group must be a list of nn.Parameter, got {got}")
     group = {**defaults, **group, "params": list(group["params"])}
     for parameter in group["params"]:
         if not all(hasattr(parameter, name) for name in ("data", "grad", "name")):
@@ -222,8 +231,7 @@ def _checked_group(group: Any, defaults: dict[str, Any]) -> dict[str, Any]:
         group[name] = check_number(name, group[name])
     if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
         raise ValueError("nesterov needs momentum > 0 and dampening = 0")
-    if group["step_scale"] is not None and not callable(group["step_scale"]):
-        raise TypeError("step_scale must be None or a function of a parameter")
+    check_function("step_scale", group["step_scale"])
     return group
 
 
@@ -235,6 +243,8 @@ class StepSchedule:
     """
 
     def __init__(self, milestones: Sequence[int], factor: float = 0.1) -> None:
+        if not isinstance(milestones, (list, tuple)):
+            raise TypeError(f"milestones must be a list of integers, got {short(milestones)}")
         self.milestones = [check_count("milestones", m) for m in milestones]
         if any(a >= b for a, b in zip(self.milestones, self.milestones[1:], strict=False)):
             raise ValueError(f"milestones must increase, got {list(milestones)}")
@@ -264,6 +274,7 @@ class Warmup:
     """A linear start, (t + 1) / steps up to 1, times another schedule if one is given."""
 
     def __init__(self, steps: int, schedule: Callable[[int], float] | None = None) -> None:
+        check_function("schedule", schedule)
         self.steps, self.schedule = check_count("steps", steps), schedule
 
     def __call__(self, t: int) -> float:
@@ -293,8 +304,13 @@ class GrowingSchedule:
 
 
 def channel_norms(w: Array, axis: int = 0) -> Array:
-    """The L2 norm of each output channel of w along `axis`: shape (channels,), in float64."""
-    rows = to_rows(w, tuple(a for a in range(w.ndim) if a != axis % w.ndim)).astype("float64")
+    """The L2 norm of each output channel of w along `axis`: shape (channels,), in float64.
+
+    TypeError or ValueError naming w or axis.
+    """
+    namespace(w=w)
+    (axis,) = check_axes(one_axis(axis), w.ndim)
+    rows = to_rows(w, tuple(a for a in range(w.ndim) if a != axis)).astype("float64")
     return total(rows * rows, "float64")[:, 0] ** 0.5
 
 
@@ -313,12 +329,16 @@ class NormTrace:
 
     def __init__(self, parameters: Pairs = (), optimizer: Any = None) -> None:
         self.parameters, self.optimizer = _invariant(parameters), optimizer
+        if optimizer is not None and not isinstance(optimizer, SGD):
+            raise TypeError(f"optimizer must be an SGD, got {short(optimizer)}")
         self.norms: dict[str, list[np.ndarray]] = {name: [] for name in self.parameters}
         self.rates: dict[str, list[float]] = {name: [] for name in self.parameters}
         self.decays: dict[str, list[float]] = {name: [] for name in self.parameters}
 
     def record(self) -> None:
-        """Append the present norms and the rates of the coming step."""
+        """Append the present norms and the rates of the coming step; TypeError if no optimizer."""
+        if self.optimizer is None:
+            raise TypeError("optimizer must be an SGD for a trace that records, got None")
         for name, (parameter, axis) in self.parameters.items():
             lr, decay = self.optimizer.rate(parameter)
             self.norms[name].append(to_device(channel_norms(parameter.data, axis), "cpu"))
@@ -383,6 +403,8 @@ class StepSizeCorrection:
     ) -> None:
         if on not in ("step", "gradient"):
             raise ValueError(f'on must be "step" or "gradient", got {on!r}')
+        if not isinstance(trace, NormTrace):
+            raise TypeError(f"trace must be a NormTrace, got {short(trace)}")
         self.places = {id(p): (n, axis) for n, (p, axis) in _invariant(parameters, trace).items()}
         self.trace, self.on, self.exact, self.t = trace, on, exact, 0
 
@@ -408,21 +430,37 @@ class NormSchedule:
     learning rate by 10 is the same as multiplying the norm by sqrt(10): `apply(t, factor)`
     multiplies the target by `factor`. The gradient at the new norm follows equation (2). Not
     between a step and an evaluation: running statistics are those of the norm in the steps before.
-    Raises ValueError naming a parameter that is not scale-invariant or has no target.
+    Raises TypeError or ValueError naming a parameter that is not scale-invariant, or has no target
+    or one that is not finite and above 0.
     """
 
     def __init__(self, parameters: Pairs, target: NormTrace | Mapping[str, Any]) -> None:
+        if not isinstance(target, (NormTrace, Mapping)):
+            raise TypeError(f"target must be a NormTrace or a dict of norms, got {short(target)}")
         self.parameters, self.target = _invariant(parameters, target), target
+        for name, (parameter, axis) in self.parameters.items():
+            channels = parameter.data.shape[axis]
+            traced = target.norms[name] if isinstance(target, NormTrace) else [target[name]]
+            for record in traced:
+                check_positive(f"target[{name!r}]", record, channels)
 
     def apply(self, t: int, factor: float = 1.0) -> None:
-        """Rescale every channel to factor * target at record t (or the last one there is)."""
+        """Rescale every channel to factor * target at record t (or the last one there is).
+
+        ValueError naming factor unless above 0, or a parameter with a channel of norm 0.
+        """
+        check_count("t", t, 0)
+        check_positive("factor", factor, 1)
         for name, (parameter, axis) in self.parameters.items():
             if isinstance(self.target, NormTrace):
-                norms = self.target.norms[name]
+                if not (norms := self.target.norms[name]):
+                    raise ValueError(f"target has no record of {name!r} yet")
                 wanted = norms[min(t, len(norms) - 1)]
             else:
                 wanted = self.target[name]
             own = channel_norms(parameter.data, axis)
+            if bool((own == 0).any()):  # NaN stays, for `train` to report
+                raise ValueError(f"parameter {name!r} has a channel of norm 0: no direction")
             scale = library_of(own).asarray(wanted) * factor / own
             parameter.data = parameter.data * _along(scale, parameter.data, axis)
 
@@ -430,9 +468,11 @@ class NormSchedule:
 def _invariant(parameters: Pairs, target: Any = None) -> dict[str, tuple[Any, int]]:
     """name -> pair, after checking that `nn.scale_invariant` named each and the target has it."""
     found: dict[str, tuple[Any, int]] = {}
-    for pair in parameters:
+    pairs: Any = parameters if isinstance(parameters, (list, tuple)) else [parameters]
+    for pair in pairs:
         if not isinstance(pair, tuple) or len(pair) != 2:
-            raise TypeError("parameters must be what nn.scale_invariant(model) returns")
+            got = f"got {short(pair)}"
+            raise TypeError(f"parameters must be what nn.scale_invariant(model) returns, {got}")
         name = getattr(pair[0], "invariant_name", "") or getattr(pair[0], "name", "?")
         if getattr(pair[0], "invariant_axis", None) != pair[1]:
             raise ValueError(f"{name!r} is not scale-invariant: nn.scale_invariant(model) lacks it")

@@ -20,6 +20,7 @@ from lpnorm.arrays import (
     accumulator,
     check_affine,
     check_axes,
+    check_cache,
     check_channels,
     check_gradient,
     check_number,
@@ -127,6 +128,7 @@ def _forward(
 
 def backward(backend: Backend, dy: Array, cache: Cache) -> tuple[Array, Array | None, Array | None]:
     """`batch_norm_backward` and `layer_norm_backward`, computed by this backend."""
+    check_cache(cache, Cache, "y, cache = batch_norm(x, ...) or layer_norm(x, ...)")
     check_gradient("dy", dy, cache.x, cache.view.shape)
     arrays = cache.view.see(dy), cache.view.see(cache.x), _flat(cache.gamma), _flat(cache.beta)
     statistics = cache.mean.reshape(-1), cache.scale.reshape(-1)

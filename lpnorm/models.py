@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lpnorm import batchnorm, nn
+from lpnorm.arrays import check_count, check_function, check_rng
 
 
 @functools.cache
@@ -44,7 +45,10 @@ def digits_net(
     channels of the first convolution, doubled after. He initialization from rng, a seed or a
     Generator.
     """
-    rng = np.random.default_rng(rng)
+    rng = check_rng("rng", rng)
+    width = check_count("width", width)
+    check_function("normalize", normalize)
+    check_function("wrap", wrap)
     blocks: list[nn.Layer] = []
     for inputs, outputs, pool in (
         (1, width, False),
@@ -69,7 +73,7 @@ def exact_net(p: Any, rng: int | np.random.Generator = 0) -> nn.Sequential:
     Its first weight is scale-invariant exactly: for the laws that hold to rounding. p as in
     `lpnorm.batch_norm`.
     """
-    rng = np.random.default_rng(rng)
+    rng = check_rng("rng", rng)
     return nn.Sequential(
         nn.Linear(64, 32, bias=False, rng=rng, dtype="float64"),
         nn.BatchNorm(32, p=p, eps=0.0, dtype="float64"),

@@ -44,7 +44,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from lpnorm.arrays import Accumulate, Array, check_count, library_of
+from lpnorm.arrays import Accumulate, Array, check_count, library_of, short
 from lpnorm.gaussian import expected_range, expected_top
 
 
@@ -223,19 +223,20 @@ class Range(Norm):
 def as_norm(p: Any) -> Norm:
     """The Norm that p stands for: a real number >= 1, math.inf, TopK(k) or Range().
 
-    Raises TypeError for anything else and ValueError for a number below 1 or NaN.
+    Raises TypeError for anything else and ValueError for a number below 1, NaN, or a finite number
+    above 65504, the largest that float16 holds.
     """
-    allowed = "p must be a real number >= 1, math.inf, lpnorm.TopK(k) or lpnorm.Range()"
+    allowed = "p must be a real number from 1 to 65504, math.inf, lpnorm.TopK(k) or lpnorm.Range()"
     if isinstance(p, Norm):
         return p
     if isinstance(p, bool) or not isinstance(p, numbers.Real):
-        raise TypeError(f"{allowed}; got {p!r}")
+        raise TypeError(f"{allowed}; got {short(p)}")
     try:
         number = float(p)
     except OverflowError:
         number = math.nan
-    if not number >= 1:
-        raise ValueError(f"{allowed}; got {p!r}")
+    if not (1 <= number <= 65504 or number == math.inf):
+        raise ValueError(f"{allowed}; got {short(p)}")
     special: dict[float, Norm] = {1.0: L1(), 2.0: L2(), math.inf: TopK(1)}
     return special.get(number) or Lp(number)
 
@@ -271,7 +272,7 @@ def gaussian_constant(p: Any, n: int, constant: str | None = "paper") -> float:
     norm, n = as_norm(p), check_count("n", n)
     norm.check(n)
     if constant is not None and not (isinstance(constant, str) and constant in ("paper", "exact")):
-        raise ValueError(f'constant must be "paper", "exact" or None, got {constant!r}')
+        raise ValueError(f'constant must be "paper", "exact" or None, got {short(constant)}')
     return _constant(norm, n, constant)
 
 

@@ -15,10 +15,11 @@ import numpy as np
 from lpnorm import nn
 from lpnorm.arrays import (
     Array,
+    check_array,
     check_count,
+    check_function,
     check_number,
     check_shape,
-    is_array,
     library_of,
     to_device,
 )
@@ -26,6 +27,7 @@ from lpnorm.checkpoint import Checkpoint, identity
 from lpnorm.data import Dataset
 from lpnorm.decay import SGD, NormTrace, channel_norms
 from lpnorm.files import check_writable
+from lpnorm.nn.base import check_layer
 
 
 @dataclass
@@ -209,10 +211,11 @@ def clip_gradient_norm(parameters: Iterable[Any], largest: float) -> float:
     Gradients that are None are skipped. A norm that is not finite changes nothing. Note that one
     factor for all parameters breaks the bit laws of scale-invariant weights.
     """
+    check_number("largest", largest)
     having = [p for p in parameters if p.grad is not None]
     squares = [float(channel_norms(p.grad.reshape(1, -1))[0]) ** 2 for p in having]
     norm = math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.inf
-    if check_number("largest", largest) < norm < math.inf:
+    if largest < norm < math.inf:
         for parameter in having:
             parameter.grad = (parameter.grad.astype("float64") * (largest / norm)).astype(
                 parameter.grad.dtype
@@ -295,8 +298,7 @@ def _check_model(model: nn.Layer, data: Dataset, optimizer: SGD, batch: int) -> 
             wanted = f"{kind.__module__}.{kind.__qualname__}"
             raise TypeError(f"{name} must be a {wanted}, got {type(given).__name__}; {order}")
     for name, array in vars(data).items():
-        if not is_array(array):
-            raise TypeError(f"data.{name} must be an array, got {type(array).__name__}")
+        check_array(f"data.{name}", array)
         if array.ndim == 0 or array.shape[0] == 0:
             raise ValueError(f"data.{name} must not be empty, got shape {tuple(array.shape)}")
     count = data.train_x.shape[0]
@@ -331,8 +333,7 @@ def _check_others(
     if_diverged: str,
 ) -> None:
     for name, function in functions.items():
-        if function is not None and not callable(function):
-            raise TypeError(f"{name} must be None or a function, got {function!r}")
+        check_function(name, function)
     if loss_scale is not None and not isinstance(loss_scale, LossScale):
         raise TypeError(f"loss_scale must be None or a training.LossScale, got {loss_scale!r}")
     if trace is not None:
@@ -350,8 +351,17 @@ def _check_others(
 
 
 def accuracy(model: nn.Layer, x: Array, y: Array, batch: int = 512) -> float:
-    """The fraction of x (N, ...) classified as y (N,), with the running statistics."""
-    hits = 0
+    """The fraction of x (N, ...) classified as y (N,), with the running statistics.
+
+    TypeError or ValueError naming the argument.
+    """
+    check_layer("model", model)
+    check_array("x", x)
+    check_array("y", y)
+    if x.ndim == 0 or x.shape[0] == 0:
+        raise ValueError(f"x must not be empty, got shape {tuple(x.shape)}")
+    check_shape("y", y, x.shape[:1])
+    batch, hits = check_count("batch", batch), 0
     for start in range(0, x.shape[0], batch):
         logits, _ = model(x[start : start + batch], train=False)
         hits += int((logits.argmax(axis=1) == y[start : start + batch]).sum())
@@ -360,6 +370,7 @@ def accuracy(model: nn.Layer, x: Array, y: Array, batch: int = 512) -> float:
 
 def record_norms(history: History, model: nn.Layer, optimizer: SGD) -> None:
     """Append each scale-invariant weight's channel norms and effective step sizes, in float64."""
+    check_layer("model", model)
     rates = {id(p): g["lr"] * optimizer.lr_factor for g in optimizer.groups for p in g["params"]}
     for parameter, axis in nn.scale_invariant(model):
         norms = to_device(channel_norms(parameter.data, axis), "cpu")
@@ -373,6 +384,7 @@ def first_not_finite(model: nn.Layer, x: Array) -> str:
 
     Looks at x, then layer by layer at parameters and output. Leaves the model as it was.
     """
+    check_layer("model", model)
     if not _finite(x):
         return "the input is not finite"
     model.parameters()  # names them as seen from the model

@@ -24,12 +24,15 @@ from lpnorm.arrays import (
     Array,
     accumulator,
     check_axes,
+    check_batch,
+    check_cache,
     check_gradient,
     check_number,
     check_shape,
     column,
     from_rows,
     namespace,
+    one_axis,
     to_rows,
 )
 from lpnorm.norms import L1, L2, Lp, Norm, Range, TopK, as_norm
@@ -56,7 +59,8 @@ def weight_norm(
 
     v: any shape with at least 2 axes, float16, float32 or float64; g: shape (N,), N the length of
     `axis`, in v's dtype or its accumulator's. p: a real number >= 1 or math.inf. accumulate: as for
-    `lpnorm.batch_norm`. Returns w (shape and dtype of v) and the cache for `weight_norm_backward`.
+    `lpnorm.batch_norm`. Returns w (shape and dtype of v) and the cache for `weight_norm_backward`;
+    the cache refers to v and g, so change them only by new arrays before the backward.
     A norm ||v_i|| or a g_i / ||v_i|| that overflows a float16 accumulator gives 0 or infinity.
     Raises TypeError or ValueError naming the argument; a channel of v with norm 0 is a ValueError.
     Source: Salimans & Kingma 2016; Hoffer et al. 2018 for p other than 2.
@@ -69,7 +73,8 @@ def weight_norm(
     kept = next(a for a in range(v.ndim) if a not in reduced)
     check_shape("g", g, (v.shape[kept],))
     if g.dtype not in (v.dtype, accumulate.dtype):
-        raise TypeError(f"g must have dtype {v.dtype} or its accumulator's, got {g.dtype}")
+        allowed = f"{v.dtype} (v's) or {accumulate.dtype} (its accumulator's), got {g.dtype}"
+        raise TypeError(f"g must have dtype {allowed}")
     return _scaled(v, column(g), norm, reduced, accumulate)
 
 
@@ -86,9 +91,9 @@ def weight_norm_backward(dw: Array, cache: Cache) -> tuple[Array, Array]:
     c = <dw, v_hat> n^(1/p) / (m a), dv = (g / S) (dw - c h), as in `normalize_backward`.
 
     S is homogeneous of degree 1, so <grad S, v> = S and <dv, v> = 0: v only ever turns, and a
-    step makes it longer. Raises TypeError or ValueError naming dw.
+    step makes it longer. Raises TypeError or ValueError naming dw or cache.
     """
-    dv, along = _backward(dw, cache)
+    dv, along = _backward(dw, cache, learned=True)
     g: Any = cache.factor
     return dv, along[:, 0].astype(g.dtype, copy=False)
 
@@ -112,7 +117,8 @@ def bounded_weight_norm(
     """w_i = rho v_i / ||v_i||_p: every output channel keeps the same, fixed norm rho.
 
     rho: a real number > 0, from `bounded_norm` at initialization; everything else as for
-    `weight_norm`. Source: Hoffer et al. 2018.
+    `weight_norm`: the cache refers to v, so change it only by new arrays before the backward.
+    Source: Hoffer et al. 2018.
     """
     namespace(v=v)
     rho = check_number("rho", rho)
@@ -127,7 +133,7 @@ def bounded_weight_norm_backward(dw: Array, cache: Cache) -> Array:
 
     rho is a constant, so there is no gradient for it.
     """
-    return _backward(dw, cache)[0]
+    return _backward(dw, cache, learned=False)[0]
 
 
 def _check(v: Array, p: Any, axis: int) -> tuple[Norm, tuple[int, ...]]:
@@ -136,11 +142,8 @@ def _check(v: Array, p: Any, axis: int) -> tuple[Norm, tuple[int, ...]]:
     norm = Lp(2.0) if isinstance(norm, L2) else norm  # scaled by the maximum
     if isinstance(norm, Range) or (isinstance(norm, TopK) and norm.k > 1):
         raise ValueError(f"p of a weight norm must be a real number >= 1 or math.inf, got {p!r}")
-    if v.ndim < 2:
-        raise ValueError(f"v must have at least 2 axes, got shape {tuple(v.shape)}")
-    if isinstance(axis, tuple):
-        raise TypeError(f"axis must be one int, the output channels, got {axis!r}")
-    (channel,) = check_axes(axis, v.ndim)
+    check_batch("v", v)
+    (channel,) = check_axes(one_axis(axis), v.ndim)
     if v.size == 0:
         raise ValueError(f"v must not be empty, got shape {tuple(v.shape)}")
     return norm, tuple(a for a in range(v.ndim) if a != channel)
@@ -170,8 +173,12 @@ def _scaled(
     return from_rows(w, v.shape, reduced), cache
 
 
-def _backward(dw: Array, cache: Cache) -> tuple[Array, Array]:
-    """dv, and <dw, v_hat> of each channel, (N, 1)."""
+def _backward(dw: Array, cache: Cache, learned: bool) -> tuple[Array, Array]:
+    """dv, and <dw, v_hat> of each channel, (N, 1); learned: the factor is g, not rho."""
+    call = "w, cache = weight_norm(v, ...)" if learned else "w, cache = bounded_weight_norm(v, ...)"
+    check_cache(cache, Cache, call)
+    if isinstance(cache.factor, float) == learned:
+        raise TypeError(f"cache must be that of {call}, got that of the other weight norm")
     v, size = cache.v, cache.size
     check_gradient("dw", dw, v, cache.shape)
     dw = to_rows(dw, cache.reduced)

@@ -1,187 +1,165 @@
-"""How an array is seen as (outer, groups, inner): which values, in which order, copied or not."""
+"""Which arrays are taken, what is not copied, and what a constant channel needs to come out."""
 
-import itertools
 import math
+import sys
+import types
+import warnings
+from importlib.resources import files
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from lpnorm.arrays import View, column, from_rows, to_rows, view_of
+import lpnorm
+from lpnorm import arrays, nn
+from lpnorm.arrays import libraries
 
-
-def counted(shape):
-    return np.arange(math.prod(shape), dtype="float32").reshape(shape)
-
-
-def axis_sets(ndim):
-    """Every set of reduced axes, the empty one left out."""
-    return [
-        axes for count in range(1, ndim + 1) for axes in itertools.combinations(range(ndim), count)
-    ]
+X = np.random.default_rng(0).standard_normal((6, 5, 4)).astype("float32")
+DY = np.random.default_rng(1).standard_normal((6, 5, 4)).astype("float32")
+G = np.linspace(0.5, 1.5, 5, dtype="float32")
 
 
-def rows_of(seen):
-    """(outer, groups, inner) -> (groups, n), a group's values over outer, then inner."""
-    outer, groups, inner = seen.shape
-    return np.array(
-        [[seen[o, g, i] for o in range(outer) for i in range(inner)] for g in range(groups)]
-    )
+def computed(x, dy, g):
+    """What every kind of function makes of these arrays."""
+    for p in (1, 2, 2.5, math.inf):
+        y, cache = lpnorm.batch_norm(x, g, g, p=p)
+        yield from (y, cache.mean, cache.scale, *lpnorm.batch_norm_backward(dy, cache))
+        yield lpnorm.batch_norm_inference(x, g, g, cache.mean, cache.scale)
+        y, cache = lpnorm.layer_norm(x, None, None, p=p, axis=(1, 2))
+        yield from (y, lpnorm.layer_norm_backward(dy, cache)[0])
+        w, cache = lpnorm.weight_norm(x, g, p=p, axis=1)
+        yield from (w, *lpnorm.weight_norm_backward(dy, cache))
+    for layer in (nn.ReLU(), nn.BatchNorm(5), nn.MeanOnlyBatchNorm(5), nn.Sequential(nn.Flatten())):
+        y, backward = layer(x)
+        yield from (y, backward(dy.reshape(y.shape)))
 
 
-def values_of(x, kept, group):
-    """A group's values: x at these indices of its kept axes, in logical order."""
-    at = dict(zip(kept, group, strict=True))
-    return x[tuple(at.get(a, slice(None)) for a in range(x.ndim))].ravel()
+def read_only(a, folder):
+    a = a.copy()
+    a.setflags(write=False)
+    return a
 
 
-def assert_seen_rightly(x, reduced):
-    view = view_of(x, reduced)
-    seen = view.see(x)
-    kept = tuple(a for a in range(x.ndim) if a not in reduced)
-    assert view.shape == x.shape and seen.shape == view.sizes and seen.size == x.size
-    assert view.n == math.prod(x.shape[a] for a in reduced)
-    groups = np.ndindex(*[x.shape[a] for a in kept])
-    want = np.array([values_of(x, kept, group) for group in groups])
-    assert np.array_equal(rows_of(seen), want), (x.shape, x.strides, reduced)
-    back = view.back(seen)
-    assert back.shape == x.shape and np.array_equal(back, x)
-    return view, seen, back
+def mapped(a, folder):
+    path = folder / f"{a.size}-{a.flat[0]}"
+    a.tofile(path)
+    return np.memmap(path, a.dtype, "r", shape=a.shape)
 
 
-LAYOUTS = {
-    "c": lambda x: x,
-    "fortran": np.asfortranarray,
-    "reversed": lambda x: np.ascontiguousarray(x[::-1])[::-1],
-    "last reversed": lambda x: np.ascontiguousarray(x[..., ::-1])[..., ::-1],
-    "sliced": lambda x: np.repeat(x, 2, axis=0)[::2],
-    "last sliced": lambda x: np.repeat(x, 2, axis=-1)[..., ::2],
-    "axis 1 last": lambda x: np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1),
-    "axis 0 last": lambda x: np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 0, -1)), -1, 0),
-    "broadcast": lambda x: np.broadcast_to(x[:1], x.shape),
-}
+@pytest.mark.parametrize("kind", [read_only, mapped])
+def test_read_only_and_memory_mapped_arrays_give_the_same_bits(kind, tmp_path):
+    others = (kind(a, tmp_path) for a in (X, DY, G))
+    for want, got in zip(computed(X, DY, G), computed(*others), strict=True):
+        assert want.dtype == got.dtype and want.tobytes() == got.tobytes()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize(
-    "shape", [(3, 4), (2, 3, 4), (2, 3, 2, 2), (2, 1, 3, 2), (1, 1), (5, 1)], ids=str
-)
-def test_every_set_of_axes(shape, layout):
-    """A group's values are in the logical order of the reduced axes, whatever the memory layout,
-    and groups in the logical order of the kept ones; `back` undoes `see`."""
-    x = LAYOUTS[layout](counted(shape))
-    for reduced in axis_sets(len(shape)):
-        assert_seen_rightly(x, reduced)
+def test_every_check_of_an_array_has_the_same_answer():
+    """`is_array`, `namespace` and `library_of` take and refuse the same."""
+    swapped = X.astype(X.dtype.newbyteorder())
+    refused = [X.tolist(), None, 1.0, X[0].view(np.matrix), swapped]
+    refused += [np.ma.array(X), np.float32(1), X.view(type("Own", (np.ndarray,), {}))]
+    for value in refused:
+        assert not arrays.is_array(value) and arrays.not_taken("x", value)
+        for function in (lambda v: arrays.namespace(x=v), arrays.library_of):
+            with pytest.raises(TypeError, match="x must be a NumPy or CuPy array, got "):
+                function(value)
+    for value in (X, X.T, X[::-1], X[:0], np.array(1.0), X.astype("=f4")):
+        assert arrays.is_array(value) and arrays.namespace(x=value) is np
 
 
-@given(data=st.data())
-def test_any_strides(data):
-    """Axes in any order in memory, some reversed, some sliced."""
-    shape = tuple(data.draw(st.lists(st.sampled_from([1, 2, 3, 4]), min_size=1, max_size=5)))
-    order = data.draw(st.permutations(range(len(shape))))
-    steps = [data.draw(st.sampled_from([1, 1, -1, 2])) for _ in shape]
-    room = counted(tuple(shape[a] * abs(steps[a]) for a in order))
-    x = room[tuple(slice(None, None, steps[a]) for a in order)].transpose(np.argsort(order))
-    assert x.shape == shape
-    reduced = data.draw(st.sampled_from(axis_sets(len(shape))))
-    view, seen, back = assert_seen_rightly(x, reduced)
-    if not view.gathered:
-        assert np.shares_memory(back, seen), "back copies what was not gathered"
-
-
-NOT_COPIED = [  # x's axes as they are in memory, what is reduced, (outer, groups, inner)
-    ((0, 1, 2, 3), (0, 2, 3), (2, 3, 20)),  # batch norm of (N, C, H, W)
-    ((0, 2, 3, 1), (0, 2, 3), (40, 3, 1)),  # of channels-last memory
-    ((1, 0, 2, 3), (0, 2, 3), (1, 3, 40)),  # channels first in memory
-    ((0, 1, 2, 3), (1, 2, 3), (1, 2, 60)),  # layer norm of a sample
-    ((0, 1, 2, 3), (3,), (1, 24, 5)),
-    ((0, 1, 2, 3), (0,), (2, 60, 1)),
-    ((0, 1, 2, 3), (2, 3), (1, 6, 20)),
-    ((0, 1, 2, 3), (0, 3), (2, 12, 5)),
-    ((0, 1, 2, 3), (0, 1, 2, 3), (1, 1, 120)),
-]
-
-
-@pytest.mark.parametrize(("memory", "reduced", "sizes"), NOT_COPIED, ids=str)
-def test_not_copied(memory, reduced, sizes):
-    shape = (2, 3, 4, 5)
-    x = counted(tuple(shape[a] for a in memory)).transpose(np.argsort(memory))
-    assert x.shape == shape
-    view, seen, back = assert_seen_rightly(x, reduced)
-    assert not view.gathered and np.shares_memory(seen, x) and np.shares_memory(back, x)
-    assert view.sizes == sizes
-    assert back.strides == x.strides
-
-
-GATHERED = [
-    ((0, 1, 2, 3), (1, 3)),  # reduced axes between kept ones
-    ((0, 1, 2, 3), (1,)),
-    ((0, 1, 2, 3), (0, 2)),
-    ((3, 2, 1, 0), (1, 3)),
-]
-
-
-@pytest.mark.parametrize(("memory", "reduced"), GATHERED, ids=str)
-def test_gathered(memory, reduced):
-    """(1, groups, n), a copy; what comes back is contiguous and nobody else's."""
-    shape = (2, 3, 4, 5)
-    x = counted(tuple(shape[a] for a in memory)).transpose(np.argsort(memory))
-    view, seen, back = assert_seen_rightly(x, reduced)
-    assert view.gathered and view.sizes[0] == 1
-    assert not np.shares_memory(seen, x) and back.flags.c_contiguous
-    assert view.sizes[2] == view.n
-
-
-@pytest.mark.parametrize("shape", [(2, 1, 4, 5), (1, 3, 1, 5), (2, 3, 1, 1), (1, 1, 1, 1)], ids=str)
-def test_axes_of_length_one_are_not_in_the_way(shape):
-    """Whatever strides they have: batch norm on axis 1 is never gathered."""
-    x = counted(shape)
-    odd = np.lib.stride_tricks.as_strided(
-        x, shape, [s if n > 1 else 4 * 7919 for n, s in zip(shape, x.strides, strict=True)]
-    )
-    for each in (x, odd):
-        view, seen, _ = assert_seen_rightly(each, (0, 2, 3))
-        assert not view.gathered and np.shares_memory(seen, x)
-
-
-def test_an_axis_of_length_one_between_kept_ones():
-    x = counted((2, 1, 3))
-    view, seen, _ = assert_seen_rightly(x, (1,))
-    assert not view.gathered and view.sizes == (1, 6, 1) and np.shares_memory(seen, x)
-
-
-def test_memory_that_has_another_order_than_the_values():
-    """The logical order, then: still not copied where no axes need to be merged."""
-    fortran, rows = np.asfortranarray(counted((2, 3, 4))), counted((6, 5))
-    for x, reduced, sizes in (
-        (fortran, (0, 2), (2, 3, 4)),
-        (np.broadcast_to(counted((1, 3, 4)), (2, 3, 4)), (0, 2), (2, 3, 4)),
-        (rows[::-1], (0,), (6, 5, 1)),
-        (rows[:, ::-1], (0,), (6, 5, 1)),
-        (rows.T, (0,), (1, 6, 5)),
+def test_float16_is_known_as_float16_whatever_made_its_dtype():
+    for dtype in (
+        "float16",
+        "f2",
+        np.float16,
+        np.dtype("<f2" if sys.byteorder == "little" else ">f2"),
     ):
-        view, seen, _ = assert_seen_rightly(x, reduced)
-        assert not view.gathered and np.shares_memory(seen, x), (x.strides, reduced)
-        assert view.sizes == sizes, (x.strides, reduced)
+        assert arrays.accumulator(X.astype(dtype).dtype).dtype == np.float32
 
 
-def test_a_view_is_a_value():
-    """It can be compared and kept (a cache has one)."""
-    x = counted((2, 3, 4))
-    assert view_of(x, (0, 2)) == View((2, 3, 4), (0, 1, 2), (2, 3, 4), False)
-    assert hash(view_of(x, (0, 2))) == hash(view_of(x + 1, (0, 2)))
+def test_a_run_time_compiler_that_gives_no_version_is_missing(monkeypatch):
+    """Also under `python -O`, which removes every assert."""
+    cupy = types.ModuleType("cupy")
+    runtime = types.SimpleNamespace(getDeviceCount=lambda: 1)
+    nvrtc = types.SimpleNamespace(getVersion=lambda: None)
+    cupy.cuda = types.SimpleNamespace(runtime=runtime, nvrtc=nvrtc)
+    cupy.ndarray = type("ndarray", (), {})
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    with pytest.raises(RuntimeError, match="NVRTC"):
+        arrays.gpu_library()
+    for name in ("checks", "libraries", "sums", "views"):
+        text = (files("lpnorm.arrays") / f"{name}.py").read_text()
+        assert "    assert " not in text, name
+    nvrtc.getVersion = lambda: (13, 0)
+    assert libraries.gpu_library() is cupy
 
 
-@given(data=st.data())
-def test_rows(data):
-    """`to_rows`, `from_rows` and `column`, for every set of axes."""
-    shape = tuple(data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)))
-    x = counted(shape)
-    reduced = data.draw(st.sampled_from(axis_sets(len(shape))))
-    rows = to_rows(x, reduced)
-    view = view_of(x, reduced)
-    assert np.array_equal(rows, rows_of(view.see(x)))
-    back = from_rows(rows, shape, reduced)
-    assert np.array_equal(back, x) and back.flags.c_contiguous
-    assert np.array_equal(rows - column(rows[:, 0]), rows - rows[:, :1])
+def test_types_are_published():
+    assert (files("lpnorm") / "py.typed").is_file()
+
+
+# --- what is not copied (and so must not be changed in place) ----------------------------------
+
+
+def test_caches_hold_the_callers_arrays():
+    """No copy of x is made; the docstrings say what follows from that."""
+    _, cache = lpnorm.batch_norm(X, G, G)
+    assert cache.x is X and cache.gamma is G and cache.beta is G
+    v = X[0]
+    _, cache = lpnorm.weight_norm(v, G)
+    assert np.shares_memory(cache.v, v) and np.shares_memory(cache.factor, G)
+    _, cache = lpnorm.bounded_weight_norm(v, 1.0)
+    assert np.shares_memory(cache.v, v)
+    for function in (lpnorm.batch_norm, lpnorm.weight_norm, lpnorm.bounded_weight_norm):
+        words = " ".join(function.__doc__.split())
+        assert "the cache refers to" in words and "only by new arrays before the backward" in words
+
+
+def test_a_batch_norm_with_fixed_statistics_holds_x():
+    x, layer = X.copy(), nn.BatchNorm(5)
+    _, backward = layer(x, train=False)
+    backward(DY)
+    before, layer.gamma.grad = layer.gamma.grad, None
+    x += 1
+    backward(DY)
+    assert abs(layer.gamma.grad - before).max() > 0.1  # as the docstring says
+    assert "with train=False too: change none in place" in " ".join(nn.BatchNorm.__doc__.split())
+
+
+# --- one value a channel, and constant channels ------------------------------------------------
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm, nn.MeanOnlyBatchNorm])
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1, 1)])
+def test_one_value_a_channel_warns_once(layer, shape):
+    x, layer = np.ones(shape, "float32"), layer(3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            y, backward = layer(x + 1)
+            assert not y.any() and not backward(x).any()
+        layer(x, train=False)
+    assert len(caught) == 1 and caught[0].category is UserWarning
+    words = str(caught[0].message)
+    assert "one value a channel" in words and "train=False" in words
+
+
+def test_two_values_a_channel_do_not_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for shape in ((2, 3), (1, 3, 1, 2)):
+            nn.BatchNorm(3)(np.ones(shape, "float32"))
+            nn.MeanOnlyBatchNorm(3)(np.ones(shape, "float32"))
+
+
+@pytest.mark.parametrize("p, least", [(1, 0.7), (math.inf, 1.0)])
+def test_a_constant_float32_channel_needs_a_float64_accumulator(p, least):
+    """An ulp of the mean, divided by eps, is as large as any other value of y: until it is 0."""
+    x = np.repeat(np.float32([[7322.016, 5481.887, 6328.171]]), 72, axis=0)
+    for n in (9, 10, 72):
+        narrow, _ = lpnorm.batch_norm(x[:n], None, None, p=p)
+        assert least < abs(narrow).max() < 2
+        wide, cache = lpnorm.batch_norm(x[:n], None, None, p=p, accumulate="float64")
+        assert not wide.any() and cache.mean.tolist() == x[0].tolist()
+        layer = nn.BatchNorm(3, p=p, accumulate="float64")
+        assert not layer(x[:n])[0].any()
+    assert 'accumulate="float64"' in lpnorm.batch_norm.__doc__

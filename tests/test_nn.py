@@ -763,6 +763,7 @@ def test_only_asking_for_parameters_gives_names():
     (lambda: nn.BatchNorm(3), (2, 3)),
     (lambda: nn.WeightNorm(nn.Linear(3, 2)), (1, 3)),
 ])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:a training batch with one value a channel")
 def test_a_gradient_that_is_kept_shares_no_memory_with_dy(layer, shape):
     """At batch 1 the sum of dy over the batch is dy itself."""
     layer = layer()

@@ -92,9 +92,9 @@ def test_to_keeps_shared_parameters_shared():
     "arguments, error, words",
     [
         ({"device": "tpu"}, ValueError, "device must be .* got 'tpu'"),
-        ({"dtype": "int32"}, TypeError, "dtype must be .* got int32"),
-        ({"dtype": "complex64"}, TypeError, "dtype must be .* got complex64"),
-        ({"dtype": "half-ish"}, TypeError, "dtype must be .* got half-ish"),
+        ({"dtype": "int32"}, TypeError, "dtype must be .* got 'int32'"),
+        ({"dtype": "complex64"}, TypeError, "dtype must be .* got 'complex64'"),
+        ({"dtype": "half-ish"}, TypeError, "dtype must be .* got 'half-ish'"),
     ],
 )
 def test_to_refuses_what_it_does_not_know(arguments, error, words):

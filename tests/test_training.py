@@ -377,7 +377,7 @@ WRONG_DATA = {
     },
     "data.test_y must be from 0 to 9, got from -1": {"test_y": DATA.test_y - 1},
     "data.train_y must have an integer dtype, got float64": {"train_y": DATA.train_y * 1.0},
-    "data.test_y must be an array, got list": {"test_y": DATA.test_y.tolist()},
+    "data.test_y must be a NumPy or CuPy array, got list": {"test_y": DATA.test_y.tolist()},
     "x has dtype float64 but": {"test_x": DATA.test_x * np.float64(1)},
     "x has dtype float64": {"train_x": DATA.train_x * np.float64(1)},
 }

@@ -531,7 +531,7 @@ def test_what_cannot_be_judged_is_exit_2_with_one_line(tmp_path, capsys):
     write(folder, layers=["batch_norm"], norms=["1"], dtypes=["float32"])
     start = folder / "batch_norm/L1/float32"
     assert "none of its 10 cases has an output" in refused(folder)
-    assert "no such case" in refused(folder, "--p", "2")
+    assert "no case of p = 2" in refused(folder, "--p", "2")
     out = start / "random-values.y.out.npy"
     shutil.copy(start / "random-values.y.npy", out)
     assert "--eps" in refused(folder, "--eps", "0.1")

@@ -19,25 +19,60 @@ FLOATS = ("float16", "float32", "float64")
 
 
 def is_array(x: object) -> bool:
-    """True for a NumPy array or, if CuPy is loaded, a CuPy array."""
+    """True for an array that is computed with: see `not_taken`."""
+    return (type(x) is np.ndarray and x.dtype.isnative) or not not_taken("x", x)
+
+
+def not_taken(name: str, x: Any) -> str:
+    """What x, the argument `name`, is and what to pass instead, in words; "" if it is an array.
+
+    The arrays that are computed with are plain NumPy ones (read-only and memory-mapped ones too) in
+    the machine's byte order and, if CuPy is loaded, CuPy's. A subclass may mean something else by
+    the same operations: a masked array's mask would be lost, a matrix stays 2-D.
+    """
+    kind, module = type(x).__name__, type(x).__module__.partition(".")[0]
+    name = name.rpartition(" ")[2]  # "x" of "Linear: x"
+    if type(x) in (np.ndarray, np.memmap):
+        swapped = f"{x.dtype.name} in another byte order ({x.dtype.str})"
+        return "" if x.dtype.isnative else f'{swapped}: pass {name}.astype("{x.dtype.name}")'
     cupy = sys.modules.get("cupy")
-    return isinstance(x, np.ndarray) or (cupy is not None and isinstance(x, cupy.ndarray))
+    if cupy is not None and isinstance(x, cupy.ndarray):
+        return ""
+    if isinstance(x, np.ma.MaskedArray):
+        return f"a {kind}, whose mask would be ignored: pass {name}.filled(value) or unmasked rows"
+    if module == "torch":
+        return f"a torch {kind}: pass {name}.detach().cpu().numpy()"
+    if module in ("pandas", "polars"):
+        return f"a {module} {kind}: pass {name}.to_numpy()"
+    if isinstance(getattr(x, "data", None), np.ndarray):
+        return f"{kind}: pass {name}.data"
+    if isinstance(x, (list, tuple)) or hasattr(x, "__array__"):
+        return f"{kind}: pass numpy.asarray({name})"
+    return kind
+
+
+def check_array(name: str, x: Any) -> None:
+    """TypeError, naming the argument and what to pass instead, unless `is_array`; any dtype."""
+    if not is_array(x):
+        raise TypeError(f"{name} must be a NumPy or CuPy array, got {not_taken(name, x)}")
 
 
 def namespace(**named: Array) -> Any:
     """The library (module `numpy` or `cupy`) all the named arrays belong to.
 
     The first is required, the others may be None. Raises TypeError, naming the argument, for what
-    is not an array, a mixture of libraries, or a dtype that is not float16, float32 or float64.
+    is not an array (see `not_taken`), a mixture of libraries, or a dtype that is not float16,
+    float32 or float64.
     """
     first, library = "", None
     for name, x in named.items():
         if x is None and library is not None:
             continue
-        if not is_array(x):
-            raise TypeError(f"{name} must be a NumPy or CuPy array, got {type(x).__name__}")
+        check_array(name, x)
         if x.dtype.name not in FLOATS:
-            raise TypeError(f"{name} must have dtype {', '.join(FLOATS)}, got {x.dtype}")
+            cast = f': pass {name.rpartition(" ")[2]}.astype("float32")'
+            got = f"got {x.dtype}{cast if x.dtype.kind in 'biuf' else ''}"
+            raise TypeError(f"{name} must have dtype {', '.join(FLOATS)}, {got}")
         its = np if isinstance(x, np.ndarray) else sys.modules["cupy"]
         if library is None:
             first, library = name, its
@@ -51,8 +86,7 @@ def namespace(**named: Array) -> Any:
 
 def library_of(x: Array) -> Any:
     """The module `numpy` or `cupy` whose array x (of any dtype) is; TypeError for anything else."""
-    if not is_array(x):
-        raise TypeError(f"expected a NumPy or CuPy array, got {type(x).__name__}")
+    check_array("x", x)
     return np if isinstance(x, np.ndarray) else sys.modules["cupy"]
 
 
@@ -67,7 +101,7 @@ def to_device(x: Any, device: str) -> Array:
     there is no usable GPU.
     """
     if device == "cpu":
-        return x if isinstance(x, np.ndarray) else sys.modules["cupy"].asnumpy(x)
+        return x if isinstance(x, np.ndarray) else library_of(x).asnumpy(x)
     return gpu_library().asarray(x) if check_device(device) == "gpu" else x
 
 
@@ -102,8 +136,8 @@ def gpu_library() -> Any:
     if count == 0:
         raise RuntimeError("no GPU: the CUDA driver works but sees no device")
     try:
-        from_nvrtc = cupy.cuda.nvrtc.getVersion()
-        assert from_nvrtc
+        if not cupy.cuda.nvrtc.getVersion():
+            raise RuntimeError("it gives no version")
     except Exception as error:
         raise RuntimeError(
             "no GPU: NVRTC, CuPy's run-time compiler, is missing "

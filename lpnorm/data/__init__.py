@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm.arrays import Array, check_count, check_device, check_dtype, to_device
+from lpnorm.arrays import Array, check_count, check_device, check_dtype, namespace, short, to_device
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,10 @@ def shift(x: Array, rng: np.random.Generator, pixels: int = 1) -> Array:
     x: (N, C, H, W); what moves in is 0. Returns a new array. ValueError naming pixels if negative
     or larger than the image.
     """
+    namespace(x=x)
     pixels = check_count("pixels", pixels, 0)
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng must be a numpy Generator, got {short(rng)}")
     if x.ndim != 4:
         raise ValueError(f"x must have shape (N, C, H, W), got {tuple(x.shape)}")
     n, _, height, width = x.shape

@@ -2,7 +2,8 @@
 
 The loops take L1, L2, L-infinity, Top-k and Range with trees of sums or of averages. The rest goes
 to the book's own functions: a real p (NumPy's power and a compiler's differ in the last bit), the
-order "sequential", mean and scale wider than the accumulator, and arrays that are not NumPy's.
+order "sequential", a k above 32 that is more than a 32nd of the values (NumPy's selection is faster
+there), mean and scale wider than the accumulator, and arrays that are not NumPy's.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from lpnorm.fast.lanes import WIDTH, leaves, place
 from lpnorm.norms import L1, L2, Norm, Range, TopK
 
 SHARE = 2**19  # values a thread: waking one takes as long as a fifth of that
-NARROW = 64  # values of a group: below, groups are put side by side
+NARROW, SHORT = 64, 8  # a group of fewer values, or in runs of fewer: groups are put side by side
 KINDS: dict[type, int] = {L1: loops.L1, L2: loops.L2, TopK: loops.TOP, Range: loops.RANGE}
 LIKE = {"float16": np.uint16(0), "float32": np.float32(0), "float64": np.float64(0)}
 
@@ -109,6 +110,8 @@ def _plain(x: Array) -> bool:
 
 def _covers(x: Array, scheme: Scheme) -> bool:
     known = scheme.norm is None or type(scheme.norm) in KINDS
+    if isinstance(scheme.norm, TopK):
+        known = scheme.norm.k <= max(32, x.shape[0] * x.shape[2] // 32)
     return _plain(x) and known and scheme.accumulate.order != "sequential"
 
 
@@ -128,15 +131,16 @@ def _columns(x: Array) -> Array:
 class _Run:
     """One call: arrays as the loops take them, and the work cut into parts.
 
-    The loops see C-contiguous arrays, float16 as its bits. Where a group has few values, which are
-    together, groups are put side by side first, (n, groups, 1), to be summed many at a time.
+    The loops see C-contiguous arrays, float16 as its bits. Where a group has few values, or they lie
+    in short runs, groups are put side by side first, (n, groups, 1), to be summed many at a time.
     """
 
     def __init__(self, x: Array, sums: Accumulate) -> None:
         outer, self.groups, inner = x.shape
         self.x, self.sums, self.dtype = x, sums, x.dtype
         self.wide = np.dtype(np.float64 if sums.dtype == np.float64 else np.float32)
-        self.n, self.turned = outer * inner, inner > 1 and outer * inner < NARROW
+        self.n = outer * inner
+        self.turned = inner > 1 and (self.n < NARROW or inner < SHORT)
         self.shape = (self.n, self.groups, 1) if self.turned else x.shape
         # means, sums: a tree of averages (1/2) or of sums (1)?
         self.weights = (
@@ -188,7 +192,8 @@ class _Run:
         version = f"{self.dtype.name} summed in {self.sums.dtype.name}"
         places = [place(x) for x in arrays]
 
-        def part(first: int) -> None:
+        def part(first: int, held: Any = (arrays, starts, lengths)) -> None:
+            """held: whose places are given must live until this part is done."""
             scratch = [np.empty(shape, self.wide) for shape in shapes]
             groups = first, min(first + size, self.groups), units
             own = tuple(map(place, scratch))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
@@ -50,17 +51,23 @@ class _Pool:
     def run(self, parts: list[Callable[[], Any]]) -> None:
         """Call every part, the first one here."""
         waiting = [self.executor.submit(part) for part in parts[1:]]
-        if self.core_of_caller is not None and (core := self.core_of_caller()) != self.core:
+        try:
+            self._keep_off()
+            parts[0]()
+        finally:
+            wait(waiting)  # what they work on must not go before they are done
+        for each in waiting:
+            each.result()
+
+    def _keep_off(self) -> None:
+        """Keep the helpers off this core, if it is another one than last time."""
+        if self.core_of_caller is None or (core := self.core_of_caller()) == self.core:
+            return
+        with contextlib.suppress(OSError):  # a sandbox, a set of cores that has shrunk
             others = os.sched_getaffinity(0) - {core}
             for each in self.ids if others else ():
                 os.sched_setaffinity(each, others)
             self.core = core if len(self.ids) == self.helpers else -1
-        try:
-            parts[0]()
-        finally:
-            wait(waiting)  # what they work on must not go before they are done
-        for each_part in waiting:
-            each_part.result()
 
 
 _LINUX = hasattr(os, "sched_setaffinity")

@@ -26,6 +26,8 @@ from lpnorm.arrays import (
     is_array,
     library_of,
     namespace,
+    not_taken,
+    short,
     to_device,
 )
 from lpnorm.files import load_arrays, save_arrays
@@ -37,13 +39,17 @@ _watchers: list[Callable[[Layer, Array], None]] = []
 class Parameter:
     """An array that is learned: .data, .grad (None until a backward adds to it) and .name.
 
-    data: a float array. name: the dotted path, as seen from the layer whose `parameters()` gave
-    it; who keeps a record under a name (`SGD.state`, `NormTrace`) keeps the name it had then.
+    data: a NumPy or CuPy array, float16, float32 or float64; TypeError otherwise. name: the dotted
+    path, as seen from the layer whose `parameters()` gave it; who keeps a record under a name
+    (`SGD.state`, `NormTrace`) keeps the name it had then.
     invariant_axis: the channel axis along which `nn.scale_invariant` found the network not to feel
     its scale, or None; invariant_name: the path it had there.
     """
 
     def __init__(self, data: Array, name: str = "") -> None:
+        namespace(data=data)
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a string, got {short(name)}")
         self.data = data
         self.grad: Array | None = None
         self.name = name
@@ -163,6 +169,8 @@ class Layer:
         Raises ValueError naming the first entry that is missing, unknown or different; then
         nothing has been changed.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a dict of name -> array, got {short(state)}")
         places = self._places()
         for name in places:
             if name not in state:
@@ -171,7 +179,8 @@ class Layer:
             if name not in places:
                 raise ValueError(f"state has an entry {name!r} that this model lacks")
             if not is_array(array):
-                raise ValueError(f"state[{name!r}] must be an array, got {type(array).__name__}")
+                got = not_taken(f"state[{name!r}]", array)
+                raise ValueError(f"state[{name!r}] must be an array, got {got}")
             ours = getattr(*places[name])
             for what in ("shape", "dtype"):
                 if getattr(array, what) != getattr(ours, what):
@@ -187,8 +196,9 @@ class Layer:
 def save(layer: Layer, path: str | PathLike[str]) -> None:
     """Write `layer.state()` to an .npz file (no pickle) at this path, all of it or nothing.
 
-    Raises OSError where no file can be written.
+    Raises TypeError naming layer, OSError where no file can be written.
     """
+    check_layer("layer", layer)
     save_arrays(path, "model", {name: to_device(a, "cpu") for name, a in layer.state().items()})
 
 
@@ -199,12 +209,15 @@ def load(layer: Layer, path: str | PathLike[str]) -> None:
     is missing, unknown or of another shape or dtype; the layer is then unchanged. A file of lpnorm
     0.1.0, which has no seal, is refused: `layer.load_state(dict(numpy.load(path)))` reads it.
     """
+    check_layer("layer", layer)
     load_arrays(path, "model", layer.load_state)
 
 
 @contextlib.contextmanager
 def watch(watcher: Callable[[Layer, Array], None]) -> Iterator[None]:
     """Inside this block watcher(layer, y) is called after every forward of every layer."""
+    if not callable(watcher):
+        raise TypeError(f"watcher must be a function of a layer and its y, got {short(watcher)}")
     _watchers.append(watcher)
     try:
         yield
@@ -212,16 +225,33 @@ def watch(watcher: Callable[[Layer, Array], None]) -> Iterator[None]:
         _watchers.remove(watcher)
 
 
-def check_input(layer: Layer, x: Array, like: Array, shape: tuple[int | None, ...]) -> None:
+def check_layer(name: str, layer: Any) -> None:
+    """TypeError, naming the argument, unless it is a Layer."""
+    if not isinstance(layer, Layer):
+        raise TypeError(f"{name} must be a Layer, got {short(layer)}")
+
+
+def check_input(
+    layer: Layer, x: Array, like: Array, shape: tuple[int | None, ...], hint: str = ""
+) -> None:
     """An error naming the layer unless x has this shape (None: any) and the dtype of `like`."""
     kind = type(layer).__name__
     wanted = "(" + ", ".join("any" if s is None else str(s) for s in shape) + ")"
     if x.ndim != len(shape) or any(s not in (None, t) for s, t in zip(shape, x.shape, strict=True)):
-        raise ValueError(f"{kind}: x must have shape {wanted}, got {tuple(x.shape)}")
+        raise ValueError(f"{kind}: x must have shape {wanted}, got {tuple(x.shape)}{hint}")
+    check_input_dtype(layer, x, like)
+
+
+def check_input_dtype(layer: Layer, x: Array, like: Array) -> None:
+    """TypeError naming the layer unless x is an array of `like`'s library and dtype.
+
+    The fault may be x's as well as the layer's, so it names both remedies.
+    """
+    kind = type(layer).__name__
+    namespace(**{f"{kind}: x": x, "the layer's parameter": like})
     if x.dtype != like.dtype:
-        raise TypeError(
-            f"{kind}: x has dtype {x.dtype} but the layer {like.dtype}: use layer.to(dtype=...)"
-        )
+        remedies = f'pass x.astype("{like.dtype}"), or convert with layer.to(dtype="{x.dtype}")'
+        raise TypeError(f"{kind}: x has dtype {x.dtype} but the layer {like.dtype}: {remedies}")
 
 
 def _dotted(path: str, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lpnorm.arrays import Array
-from lpnorm.nn.base import Backward, Layer, Parameter
+from lpnorm.nn.base import Backward, Layer, Parameter, check_layer
 
 
 class Sequential(Layer):
@@ -11,8 +11,7 @@ class Sequential(Layer):
 
     def __init__(self, *layers: Layer) -> None:
         for i, layer in enumerate(layers):
-            if not isinstance(layer, Layer):
-                raise TypeError(f"Sequential: argument {i} must be a Layer, got {layer!r}")
+            check_layer(f"Sequential: argument {i}", layer)
         self.sequence = list(layers)
 
     def children(self) -> dict[str, Parameter | Layer]:
@@ -47,8 +46,8 @@ class Residual(Layer):
 
     def __init__(self, body: Layer, shortcut: Layer | None = None) -> None:
         for name, layer in (("body", body), ("shortcut", shortcut)):
-            if not isinstance(layer, Layer) and (layer is not None or name == "body"):
-                raise TypeError(f"Residual: {name} must be a Layer, got {layer!r}")
+            if layer is not None or name == "body":
+                check_layer(f"Residual: {name}", layer)
         self.body = body
         self.shortcut = shortcut
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from lpnorm.nn.base import Layer, Parameter
+from lpnorm.nn.base import Layer, Parameter, check_layer
 from lpnorm.nn.containers import Sequential
 from lpnorm.nn.linear import Conv2d, Linear
 from lpnorm.nn.norm import BatchNorm
@@ -20,6 +20,7 @@ def scale_invariant(model: Layer) -> list[tuple[Parameter, int]]:
     A weight that also stands somewhere without a batch norm behind it is left out. Layer norm does
     not count: it sees all channels at once, so one channel's scale is felt.
     """
+    check_layer("model", model)
     for parameter in model.parameters():  # which also names them as seen from this model
         parameter.invariant_axis = None
     found: dict[int, tuple[Any, int]] = {}

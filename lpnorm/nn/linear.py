@@ -12,12 +12,13 @@ from lpnorm.arrays import (
     accumulator,
     check_count,
     check_dtype,
+    check_rng,
     column,
     library_of,
     matmul,
     to_device,
 )
-from lpnorm.nn.base import Backward, Layer, Parameter, check_input
+from lpnorm.nn.base import Backward, Layer, Parameter, check_input, check_layer
 
 
 def draw(
@@ -32,9 +33,9 @@ def draw(
     field = math.prod(shape[2:])
     fan_in, fan_out = shape[1] * field, shape[0] * field
     variances = {"he": 2 / fan_in, "glorot": 2 / (fan_in + fan_out)}
-    if init not in variances:
+    if not isinstance(init, str) or init not in variances:
         raise ValueError(f'init must be "he" or "glorot", got {init!r}')
-    dtype, generator = check_dtype("dtype", dtype), np.random.default_rng(rng)
+    dtype, generator = check_dtype("dtype", dtype), check_rng("rng", rng)
     return (math.sqrt(variances[init]) * generator.standard_normal(shape)).astype(dtype)
 
 
@@ -73,7 +74,8 @@ class _Weighted(Layer):
 
 def initialize(model: Layer, rng: int | np.random.Generator = 0, init: str = "he") -> None:
     """Draw every weight of a model anew from one seed or Generator, in the order of its layers."""
-    generator = np.random.default_rng(rng)
+    check_layer("model", model)
+    generator = check_rng("rng", rng)
     for _, layer in model.layers():
         if isinstance(layer, _Weighted):
             layer.initialize(generator, init)
@@ -100,7 +102,7 @@ class Linear(_Weighted):
 
     def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
         w = self.weight.data
-        check_input(self, x, w, (None, w.shape[1]))
+        check_input(self, x, w, (None, w.shape[1]), ": put nn.Flatten() before" * (x.ndim > 2))
         y = matmul(x, w.T)
         if self.bias is not None:
             y = y + self.bias.data
@@ -143,7 +145,9 @@ class Conv2d(_Weighted):
     def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
         w = self.weight.data
         outputs, inputs = w.shape[:2]
-        check_input(self, x, w, (None, inputs, None, None))
+        last = x.ndim == 4 and x.shape[3] == inputs
+        hint = ": for channels last, pass x.transpose(0, 3, 1, 2)" if last else ""
+        check_input(self, x, w, (None, inputs, None, None), hint)
         taps = self.windows.view(x)  # (kernel height, kernel width, N, C, H', W')
         n, _, height, width = taps.shape[2:]
         columns = taps.transpose(3, 0, 1, 2, 4, 5).reshape(-1, n * height * width)

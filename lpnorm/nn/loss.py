@@ -5,9 +5,9 @@ from __future__ import annotations
 from lpnorm.arrays import (
     Array,
     accumulator,
+    check_array,
     check_number,
     check_shape,
-    is_array,
     library_of,
     namespace,
     to_device,
@@ -29,11 +29,14 @@ def softmax_cross_entropy(logits: Array, labels: Array, scale: float = 1.0) -> t
     if logits.ndim != 2 or logits.size == 0:
         raise ValueError(f"logits must have shape (N, classes), got {tuple(logits.shape)}")
     n, classes = logits.shape
-    if not is_array(labels) or library_of(labels) is not xp or labels.dtype.kind not in "iu":
-        raise TypeError("labels must be an integer array of the same library as logits")
+    check_array("labels", labels)
+    if library_of(labels) is not xp or labels.dtype.kind not in "iu":
+        got = f"{library_of(labels).__name__} {labels.dtype}"
+        raise TypeError(f"labels must be an integer array of the library of logits, got {got}")
     check_shape("labels", labels, (n,))
     if int(labels.min()) < 0 or int(labels.max()) >= classes:
-        raise ValueError(f"labels must be from 0 to {classes - 1}")
+        span = f"{int(labels.min())} to {int(labels.max())}"
+        raise ValueError(f"labels must be from 0 to {classes - 1}, got {span}")
     wide = accumulator(logits.dtype).dtype
     z = logits.astype(wide)
     z = z - z.max(axis=1, keepdims=True)

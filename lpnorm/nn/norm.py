@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,44 @@ from lpnorm import batchnorm
 from lpnorm.arrays import (
     Array,
     accumulator,
+    axes_given,
     check_axes,
+    check_batch,
     check_count,
     check_dtype,
     check_number,
     column,
     from_rows,
+    one_axis,
+    other_axis,
+    short,
     to_rows,
 )
-from lpnorm.nn.base import Backward, Layer, Parameter, check_input
+from lpnorm.nn.base import Backward, Layer, Parameter, check_input_dtype
 from lpnorm.norms import as_norm, gaussian_constant
+
+FUNCTIONS = (
+    "batch_norm",
+    "batch_norm_backward",
+    "batch_norm_inference",
+    "batch_norm_inference_backward",
+    "layer_norm",
+    "layer_norm_backward",
+)
+ONE_VALUE = (
+    "a training batch with one value a channel: y is beta whatever x is, no gradient reaches x, "
+    "and the running statistics follow it; train with more samples, or call with train=False"
+)
+
+
+def check_channels_of(layer: Layer, x: Array, channels: int, axis: int) -> int:
+    """axis as a number from 0, after checking that x has this many channels there."""
+    kind, shape = type(layer).__name__, tuple(x.shape)
+    check_batch(f"{kind}: x", x)
+    if not -x.ndim <= axis < x.ndim or shape[axis] != channels:
+        got = f"{shape}{other_axis(shape, channels, axis)}"
+        raise ValueError(f"{kind}: x must have {channels} channels on axis {axis}, got {got}")
+    return axis % x.ndim
 
 
 class _Normalization(Layer):
@@ -30,18 +59,31 @@ class _Normalization(Layer):
     ) -> None:
         as_norm(p)
         check_dtype("dtype", dtype)
+        accumulator(dtype, arguments["accumulate"])
         check_number("eps", arguments["eps"])
         gaussian_constant(2, 1, arguments["constant"])  # refuses what it does not know
+        self.impl = batchnorm if impl is None else impl
+        for name in FUNCTIONS:
+            if not callable(getattr(self.impl, name, None)):
+                raise TypeError(f"impl must be None or a module with {name}, got {short(impl)}")
         self.gamma = Parameter(np.ones(shape, dtype)) if affine else None
         self.beta = Parameter(np.zeros(shape, dtype)) if affine else None
         self.arguments = {"p": p, **arguments}
-        self.impl = batchnorm if impl is None else impl
 
     def _affine(self) -> tuple[Array | None, Array | None]:
         return (
             None if self.gamma is None else self.gamma.data,
             None if self.beta is None else self.beta.data,
         )
+
+    def _check_dtype(self, x: Array) -> None:
+        """gamma and beta may be wider than x where they have its accumulator's dtype."""
+        if self.gamma is None:
+            return
+        gamma = self.gamma.data
+        narrower = x.dtype.itemsize < gamma.dtype.itemsize
+        if not narrower or accumulator(x.dtype, self.accumulate).dtype != gamma.dtype:
+            check_input_dtype(self, x, gamma)
 
     def _add_grads(self, dgamma: Array | None, dbeta: Array | None) -> None:
         if self.gamma is not None and self.beta is not None:
@@ -61,7 +103,11 @@ class BatchNorm(_Normalization):
     momentum: from 0 to 1; affine: learn gamma and beta; impl: a module with the same functions
     (None: `lpnorm.batchnorm`). The running statistics have the accumulator's dtype: float32 in a
     float16 layer, float16 with ``accumulate="float16"``. Raises TypeError or ValueError
-    naming the argument.
+    naming the argument. Until it is called, the backward holds x itself and the arrays of gamma,
+    beta and the running statistics, not copies, with train=False too: change none in place.
+
+    A training batch of one value a channel has scale eps alone (for p = 2, its root) and y = beta:
+    a UserWarning says so, once with Python's usual filter.
     """
 
     buffers = ("running_mean", "running_scale")
@@ -83,22 +129,20 @@ class BatchNorm(_Normalization):
         super().__init__(
             shape, p, affine, impl, dtype, eps=eps, constant=constant, accumulate=accumulate
         )
-        check_axes(axis, 1 + abs(axis) if isinstance(axis, int) else 1)  # an int?
-        self.axis = axis
+        self.axis = one_axis(axis)
         self.momentum = check_number("momentum", momentum, 0, 1)
         self.accumulate = accumulate
         wide = accumulator(dtype, accumulate).dtype
         self.running_mean, self.running_scale = np.zeros(shape, wide), np.ones(shape, wide)
 
     def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
-        axis, channels = check_axes(self.axis, x.ndim)[0], self.running_mean.shape[0]
-        if x.shape[axis] != channels:
-            raise ValueError(
-                f"BatchNorm: x must have {channels} channels on axis {axis}, got {tuple(x.shape)}"
-            )
+        check_channels_of(self, x, self.running_mean.shape[0], self.axis)
+        self._check_dtype(x)
         gamma, beta = self._affine()
         if not train:
             return self._with_fixed_statistics(x, gamma, beta)
+        if x.size == x.shape[self.axis]:
+            warnings.warn(ONE_VALUE, UserWarning, stacklevel=2)
         y, cache = self.impl.batch_norm(x, gamma, beta, axis=self.axis, **self.arguments)
         for name, batch in (("running_mean", cache.mean), ("running_scale", cache.scale)):
             running = getattr(self, name)
@@ -149,17 +193,25 @@ class LayerNorm(_Normalization):
     ) -> None:
         shape = shape if isinstance(shape, tuple) else (shape,)
         shape = tuple(check_count("shape", size) for size in shape)
+        axes = tuple(range(-len(shape), 0)) if axis is None else axes_given(axis)
+        if not shape or len(set(axes)) != len(shape):
+            raise ValueError(f"axis must name an axis for each of shape {shape}, got {axes}")
         super().__init__(
             shape, p, affine, impl, dtype, eps=eps, constant=constant, accumulate=accumulate
         )
         self.shape, self.accumulate = shape, accumulate
-        self.arguments["axis"] = tuple(range(-len(shape), 0)) if axis is None else axis
+        self.arguments["axis"] = axes
 
     def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
         gamma, beta = self._affine()
-        inner = tuple(x.shape[a] for a in check_axes(self.arguments["axis"], x.ndim))
+        axes = self.arguments["axis"]
+        if any(not -x.ndim <= a < x.ndim for a in axes):
+            raise ValueError(f"LayerNorm: x must have the axes {axes}, got {tuple(x.shape)}")
+        inner = tuple(x.shape[a] for a in check_axes(axes, x.ndim))
         if inner != self.shape:
-            raise ValueError(f"LayerNorm: x must be {self.shape} on its axes, got {inner}")
+            got = f"{inner} of {tuple(x.shape)}"
+            raise ValueError(f"LayerNorm: x must be {self.shape} on its axes {axes}, got {got}")
+        self._check_dtype(x)
         y, cache = self.impl.layer_norm(x, gamma, beta, **self.arguments)
 
         def backward(dy: Array) -> Array:
@@ -186,15 +238,16 @@ class MeanOnlyBatchNorm(Layer):
         self, channels: int, axis: int = 1, momentum: float = 0.1, dtype: Any = "float32"
     ) -> None:
         shape = (check_count("channels", channels),)
-        self.axis, self.momentum = axis, check_number("momentum", momentum, 0, 1)
+        self.axis, self.momentum = one_axis(axis), check_number("momentum", momentum, 0, 1)
         self.beta = Parameter(np.zeros(shape, check_dtype("dtype", dtype)))
         self.running_mean = np.zeros(shape, accumulator(dtype).dtype)
 
     def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
-        (axis,), beta = check_axes(self.axis, x.ndim), self.beta.data
-        shape: list[int | None] = [None] * x.ndim
-        shape[axis] = beta.shape[0]
-        check_input(self, x, beta, tuple(shape))
+        beta = self.beta.data
+        axis = check_channels_of(self, x, beta.shape[0], self.axis)
+        check_input_dtype(self, x, beta)
+        if train and x.size == x.shape[axis]:
+            warnings.warn(ONE_VALUE, UserWarning, stacklevel=2)
         reduced = tuple(a for a in range(x.ndim) if a != axis)
         rows, wide = to_rows(x, reduced), accumulator(x.dtype)
         mean = wide.average(rows) if train else column(self.running_mean)

@@ -24,6 +24,8 @@ class Flatten(Layer):
 
     def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
         shape = x.shape
+        if x.ndim == 0:
+            raise ValueError("Flatten: x must have at least 1 axis, got shape ()")
 
         def backward(dy: Array) -> Array:
             return dy.reshape(shape)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from lpnorm import weightnorm
-from lpnorm.arrays import Array, accumulator, check_axes, library_of
-from lpnorm.nn.base import Backward, Layer, Parameter
+from lpnorm.arrays import Array, accumulator, check_axes, library_of, one_axis, short
+from lpnorm.nn.base import Backward, Layer, Parameter, check_layer
 
 
 class _Computed:
@@ -36,20 +36,25 @@ class WeightNorm(Layer):
     def __init__(
         self, layer: Layer, p: Any = 2, axis: int = 0, weights: Sequence[str] = ("weight",)
     ) -> None:
-        if not isinstance(layer, Layer):
-            raise TypeError(f"{type(self).__name__}: layer must be a Layer, got {layer!r}")
+        check_layer(f"{type(self).__name__}: layer", layer)
+        if isinstance(weights, str) or not all(isinstance(name, str) for name in weights):
+            raise TypeError(f"weights must be a tuple of names, got {short(weights)}")
         self.layer, self.p, self.weights = layer, p, tuple(weights)
+        if not self.weights or len(set(self.weights)) < len(self.weights):
+            raise ValueError(f"weights must name at least one Parameter, each once, got {weights}")
         for name in self.weights:
-            weight = getattr(layer, name, None)
-            if not isinstance(weight, Parameter):
+            if not isinstance(getattr(layer, name, None), Parameter):
                 raise ValueError(
                     f"{type(self).__name__}: {type(layer).__name__} has no Parameter {name!r} "
-                    f"to normalize; it has {', '.join(self._names())}"
+                    f"to normalize; it has {', '.join(self._names()) or 'none'}"
                 )
-            self.axis = check_axes(axis, weight.data.ndim)[0]
+        for name in self.weights:
+            weight = getattr(layer, name)
+            self.axis = check_axes(one_axis(axis), weight.data.ndim)[0]
             setattr(self, f"{name}_v", Parameter(weight.data))
             self._start(name, weight.data)
-            setattr(layer, name, _Computed(weight.data))
+        for name in self.weights:  # the layer is changed once nothing can fail any more
+            setattr(layer, name, _Computed(getattr(layer, name).data))
 
     def _names(self) -> list[str]:
         return [k for k, v in self.layer.children().items() if isinstance(v, Parameter)]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import re
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
 
 from lpnorm.files import atomic
-from lpnorm.norms import Range, TopK
+from lpnorm.norms import Range, TopK, as_norm
 from lpnorm.verify.candidates import CannotRun, line
 from lpnorm.verify.judge import check
 
@@ -56,20 +57,30 @@ def load(target: str) -> Any:
 
 
 def norm_named(text: str) -> Any:
-    """p from text: a number, inf, topK or top10 (any k), range. Raises ValueError."""
+    """p from text: a number, inf, topK or top10 (any k), range. ValueError naming --p otherwise."""
     word = text.lower().replace("topk", "top").strip()
     if word == "range":
         return Range()
     if word.startswith("top") and word[3:].strip("()=k").isdecimal():
         return TopK(int(word[3:].strip("()=k")))
-    return float(word)
+    try:
+        as_norm(float(word))
+        return float(word)
+    except ValueError:
+        number = word.removeprefix("lp").removeprefix("l").strip("_-=() ")
+        meant = {"infinity": "inf", "infty": "inf", "∞": "inf", "max": "inf"}.get(number, number)
+        known = meant if re.fullmatch(r"inf|\d+(\.\d+)?", meant) and meant != word else ""
+        hint = f" (did you mean {known}?)" if known else ""
+        allowed = "a number from 1 to 65504, inf, top10 (any k) or range"
+        raise ValueError(f"--p must be {allowed}, got {text!r}{hint}") from None
 
 
 def main(request: str, answer: str) -> int:
     given = json.loads(Path(request).read_text(encoding="utf-8"))
     arguments = given["arguments"]
     try:
-        report = check(load(given["target"]), p=norm_named(given["p"]), **arguments)
+        p = norm_named(given["p"])
+        report = check(load(given["target"]), p=p, **arguments)
         result = {"ok": report.ok, "ran": report.ran, "json": json.loads(report.to_json())}
         result["text"], result["colour"] = report.text(), report.text(colour=True)
         if not report.ran:

@@ -193,7 +193,7 @@ def _dtypes(dtype: Any) -> tuple[str, ...] | None:
     several = dtype if isinstance(dtype, (tuple, list)) else [dtype]
     try:
         names = [np.dtype(each).name for each in several]
-    except TypeError:
+    except Exception:  # "," is a SyntaxError, for instance
         names = [str(dtype)]
     for name in names:
         if name not in FLOATS:

@@ -120,7 +120,8 @@ def check_vectors(
         and (dtypes is None or entry["dtype"] in dtypes)
     ]
     if not entries:
-        raise CannotRun("its manifest has no such case")
+        asked = [*(layers or ()), *(f"p = {p}" for p in norms or ()), *(dtypes or ())]
+        raise CannotRun(f"its manifest has no case of {', '.join(asked) or 'any kind'}")
     wrote = {str(path.relative_to(folder).as_posix()) for path in folder.rglob("*.out.npy")}
     groups: dict[tuple[str, str | None], list[dict[str, Any]]] = {}
     tried, not_tried = {}, []
