@@ -62,7 +62,7 @@ class Cache:
     without the reduced axes ((C,) for batch norm), in the accumulator's dtype.
     """
 
-    x: Array  # the caller's array, or a copy where it had to be gathered
+    x: Array  # the caller's array
     gamma: Array | None
     beta: Array | None
     mean: Array
@@ -167,7 +167,7 @@ def _flat(parameter: Array | None) -> Array | None:
 def _like(gradient: Array | None, parameter: Array | None) -> Array | None:
     if gradient is None or parameter is None:
         return None
-    return gradient.reshape(parameter.shape).astype(parameter.dtype)
+    return gradient.reshape(parameter.shape).astype(parameter.dtype, copy=False)
 
 
 def _with_statistics(

@@ -158,7 +158,7 @@ class TopK(Norm):
     k: int
 
     def __post_init__(self) -> None:
-        check_count("k of TopK", self.k)
+        object.__setattr__(self, "k", check_count("k of TopK", self.k))
 
     def check(self, n: int) -> None:
         if self.k > n:

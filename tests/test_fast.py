@@ -705,6 +705,45 @@ def test_nobody_works_on_after_an_error():
     assert len(finished_) == 2
 
 
+def forbidden(*_):
+    raise PermissionError
+
+
+def no_more(*_):
+    raise RuntimeError("can't start new thread")
+
+
+@pytest.mark.parametrize("failing", ["affinity", "submit"])
+def test_helpers_that_cannot_be_had_are_done_without(monkeypatch, failing):
+    """A sandbox that forbids choosing cores; no more threads, or a program that is ending."""
+    x, dy = normal(1, (64, 6, 5, 7), "float32"), normal(2, (64, 6, 5, 7), "float32")
+    with cut(3, 1, cpu.NARROW):
+        monkeypatch.setattr(threads, "_pool", None)
+        if failing == "affinity" and hasattr(os, "sched_setaffinity"):
+            monkeypatch.setattr(os, "sched_setaffinity", forbidden)
+        elif failing == "submit":
+            monkeypatch.setattr(threads.ThreadPoolExecutor, "submit", no_more)
+        for _ in range(3):
+            assert_same(x, dy, None, None, False, p=1)
+
+
+def test_k_is_an_int_of_python():
+    """A numpy.uint8 would overflow in the plain code and be another version here."""
+    assert type(TopK(np.uint8(3)).k) is int and TopK(np.uint8(3)) == TopK(3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(2**24 + 2**22, 2), (2**23 + 2**21, 2, 2)], ids=str)
+def test_ties_that_all_fall_on_one_lane(shape):
+    """Runs so short that one float32 would have to count beyond 2^24."""
+    x = np.ones(shape, "float32")
+    x[::20] = 0
+    dy = np.full(shape, 1e-7, "float32")
+    dy[0] = 1
+    with cut(2, 1, 1):
+        assert_same(x, dy, None, None, False, p=Range())
+
+
 @pytest.mark.parametrize(
     "make",
     [

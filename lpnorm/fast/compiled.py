@@ -9,6 +9,7 @@ compile and write at once can only write the same twice, and each writes whole f
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llvmlite
 import numba
 import platformdirs
 from numba.core import config, event
@@ -38,7 +40,8 @@ def key(sources: list[Path]) -> str:
         digest.update(path.read_bytes() + b"\0")
     settings = config.CPU_NAME, config.CPU_FEATURES, config.OPT, config.BOUNDSCHECK
     machine = sys.platform, sys.implementation.cache_tag, get_host_cpu_features()
-    digest.update(repr((numba.__version__, machine, settings)).encode())
+    versions = numba.__version__, llvmlite.__version__
+    digest.update(repr((versions, machine, settings)).encode())
     return digest.hexdigest()[:16]
 
 
@@ -76,7 +79,11 @@ class Locator(_CacheLocator):
 
 OPTIONS = {"nogil": True, "error_model": "numpy"}  # the latter: x / 0 is inf, as in NumPy
 inner: Callable[[Any], Any] = numba.njit(**OPTIONS)  # compiled into the functions that call it
-_LOCK = threading.Lock()  # one thread compiles, the others wait
+_LOCK = threading.Lock()  # one thread compiles, the others wait, and so does a fork
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_LOCK.release
+    )
 
 
 class entry:
@@ -112,6 +119,9 @@ class entry:
             try:
                 compiled.compile(signature)
             except Exception:  # a full disk, a folder that is not ours, a damaged file: without
+                for damaged in folder().glob(f"*{self.name}-{version.replace(' ', '_')}.*"):
+                    with contextlib.suppress(OSError):  # so that the next process mends it
+                        damaged.unlink()
                 if not compiled.signatures:
                     compiled = numba.njit(**OPTIONS)(self.function)
                     compiled.compile(signature)

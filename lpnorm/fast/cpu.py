@@ -2,8 +2,8 @@
 
 The loops take L1, L2, L-infinity, Top-k and Range with trees of sums or of averages. The rest goes
 to the book's own functions: a real p (NumPy's power and a compiler's differ in the last bit), the
-order "sequential", a k above 32 that is more than a 32nd of the values (NumPy's selection is faster
-there), mean and scale wider than the accumulator, and arrays that are not NumPy's.
+order "sequential", a k that is a large part of the values (NumPy's selection is faster there), mean
+and scale wider than the accumulator, and arrays that are not NumPy's own.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ def forward(
     scheme: Scheme,
     out: Array | None = None,
 ) -> tuple[Array, Array, Array]:
-    """`lpnorm.batchnorm.forward`, bit for bit. out: y goes there, an array like x, C-contiguous."""
+    """`lpnorm.batchnorm.forward`, bit for bit.
+
+    out: y goes there if it can: a C-contiguous
+    array like x, written to by the loops (not where groups are put side by side first)."""
     if not _covers(x, scheme):
         return batchnorm.forward(x, gamma, beta, scheme)
     run = _Run(x, scheme.accumulate)
@@ -60,7 +63,7 @@ def backward(
 ) -> tuple[Array, Array | None, Array | None]:
     """`lpnorm.batchnorm.backward`, bit for bit. out: dx goes there, as for `forward`."""
     wide = np.promote_types(mean.dtype, scale.dtype)
-    if not _covers(x, scheme) or wide.itemsize > scheme.accumulate.dtype.itemsize:
+    if not (_covers(x, scheme) and _plain(dy)) or wide.itemsize > scheme.accumulate.dtype.itemsize:
         return batchnorm.backward(dy, x, gamma, beta, mean, scale, scheme)
     run = _Run(x, scheme.accumulate)
     dx, seen = run.room(out), [run.stored(dy), run.stored(x)]
@@ -78,7 +81,7 @@ def backward(
         columns = _Run(_columns(x), scheme.accumulate)
         dgamma, dbeta = (np.empty(columns.groups, run.wide) for _ in range(2))
         seen = [columns.stored(_columns(dy)), columns.stored(columns.x)]
-        results = mean, scale, dgamma, dbeta, True, run.weights
+        results = mean, scale, dgamma, dbeta, run.weights
         columns.over_groups(loops.affine_sums, seen, *results)
     gradients = (None if v is None else d for v, d in ((gamma, dgamma), (beta, dbeta)))
     return run.back(dx), *(
@@ -105,13 +108,14 @@ LOOPS = Backend(forward, backward, inference)
 
 
 def _plain(x: Array) -> bool:
-    return type(x) is np.ndarray and x.dtype.isnative
+    return type(x) in (np.ndarray, np.memmap) and x.dtype.isnative
 
 
 def _covers(x: Array, scheme: Scheme) -> bool:
     known = scheme.norm is None or type(scheme.norm) in KINDS
     if isinstance(scheme.norm, TopK):
-        known = scheme.norm.k <= max(32, x.shape[0] * x.shape[2] // 32)
+        k, n = scheme.norm.k, x.shape[0] * x.shape[2]
+        known = k == 1 or k <= n // 32 or (k <= 32 and k <= n // 4)
     return _plain(x) and known and scheme.accumulate.order != "sequential"
 
 
@@ -131,8 +135,9 @@ def _columns(x: Array) -> Array:
 class _Run:
     """One call: arrays as the loops take them, and the work cut into parts.
 
-    The loops see C-contiguous arrays, float16 as its bits. Where a group has few values, or they lie
-    in short runs, groups are put side by side first, (n, groups, 1), to be summed many at a time.
+    The loops see C-contiguous arrays, float16 as its bits. Where a group has few values, or they
+    lie in short runs, groups are put side by side first, (n, groups, 1), to be summed many at a
+    time.
     """
 
     def __init__(self, x: Array, sums: Accumulate) -> None:
@@ -181,7 +186,9 @@ class _Run:
     ) -> None:
         """function(*places, *arguments, tree, like, scratch, groups) for all groups, in parts."""
         share = max(1, min(threads.count(), self.groups, self.n * self.groups // SHARE))
-        side_by_side = self.shape[2] == 1 and self.n > 1
+        side_by_side = self.shape[2] == 1
+        if side_by_side:  # runs of few groups are slow
+            share = max(1, min(share, self.groups // NARROW))
         size = -(-self.groups // share)
         units = min(size, WIDTH) if side_by_side else 1
         size = -(-size // units) * units
@@ -194,7 +201,7 @@ class _Run:
 
         def part(first: int, held: Any = (arrays, starts, lengths)) -> None:
             """held: whose places are given must live until this part is done."""
-            scratch = [np.empty(shape, self.wide) for shape in shapes]
+            scratch = [np.empty(shape, dtype or self.wide) for shape, dtype in shapes]
             groups = first, min(first + size, self.groups), units
             own = tuple(map(place, scratch))
             function(version, *places, *arguments, tree, like, own, groups)

@@ -370,9 +370,9 @@ def node(a: Any, b: Any, weight: Any, like: Any) -> Any:
 
 
 @inner
-def fold(row: Any, n: int, last: int, units: int, weight: Any, a: Any) -> None:
-    """Fold n lanes in half until `last` are left, as `Accumulate` does; a: the accumulator."""
-    while n > last:
+def fold(row: Any, n: int, units: int, weight: Any, a: Any) -> None:
+    """Fold n lanes in half until one is left, as `Accumulate` does; a: the accumulator."""
+    while n > 1:
         half = n // 2
         front, back = row[: half * units], row[(n - half) * units : n * units]
         for q in range(front.size):
@@ -402,7 +402,7 @@ def push(row: Any, t: int, stack: Any, weight: Any, a: Any) -> None:
 def roots(stack: Any, blocks: int, lanes: int, units: int, weight: Any, a: Any) -> Any:
     """The tree's roots, one a unit, once all blocks are in it."""
     row = stack[levels_of(blocks)]
-    fold(row, lanes, 1, units, weight, a)
+    fold(row, lanes, units, weight, a)
     return row[:units]
 
 

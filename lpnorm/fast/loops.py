@@ -436,6 +436,8 @@ def statistic_pass(
                 keep_largest(values, u, heaps, w)
         if norm != TOP:
             add_block(w, X, t, u, stack, weight, like[1], tree)
+    if norm == TOP:
+        return stack[0]
     return roots(stack, blocks, lanes, u, weight, like[1])
 
 
@@ -497,34 +499,30 @@ def affine_pass(
 
 
 @inner
-def count_pass(x: Any, g: int, u: int, w: Any, norm: int, tree: Any, like: Any) -> None:
-    """`count_run` of all values, see `counted_at`."""
+def count_pass(
+    x: Any, g: int, u: int, w: Any, counts: Any, norm: int, tree: Any, like: Any
+) -> None:
+    """`count_run` of all values: counts (3, units) of ABOVE, TIED and SIGNS."""
     _, _, lanes, _, n = tree
-    for at in (ABOVE, TIED, SIGNS):
-        fill(row(w, at, lanes * u), 0)
+    counts[:] = 0
+    one = w.dtype.type(1)
     start = 0
     while start < n:
-        at, count, runs = chunk(x, g, u, start, min(lanes, n - start))
-        size = count * u // runs
-        for i in range(runs):
-            first = at + i * x[1]
-            count_run(x[0][first : first + size], w, norm, like[0])
-        start += count
-    if n <= 2**24:  # whole numbers that a float32 holds, exact in any order
-        one = w.dtype.type(1)
-        for at in (ABOVE, TIED, SIGNS):
-            fold(row(w, at, lanes * u), lanes, 1, u, one, one)
-
-
-@inner
-def counted_at(w: Any, at: int, j: int, u: int, tree: Any) -> Any:
-    """What `count_pass` counted of unit j."""
-    _, _, lanes, _, n = tree
-    count = np.float64(w[at + j])
-    if n > 2**24:
-        for i in range(1, lanes):
-            count += w[at + i * u + j]
-    return count
+        stop = min(n, start + 2**23)  # so few that float32 adds them up exactly, in any order
+        for c in range(3):
+            fill(row(w, ABOVE + c * WIDTH, lanes * u), 0)
+        while start < stop:
+            at, count, runs = chunk(x, g, u, start, min(lanes, stop - start))
+            size = count * u // runs
+            for i in range(runs):
+                first = at + i * x[1]
+                count_run(x[0][first : first + size], w, norm, like[0])
+            start += count
+        for c in range(3):
+            counted = row(w, ABOVE + c * WIDTH, lanes * u)
+            fold(counted, lanes, u, one, one)
+            for j in range(u):
+                counts[c, j] += counted[j]
 
 
 @inner
@@ -604,9 +602,10 @@ def write_gradient(
 # and rounded once, which is the same (see `lpnorm.fast.lanes`).
 
 
-def scratch_shapes(blocks: int, units: int, k: int) -> list[tuple[int, ...]]:
-    """The arrays that the functions below work in: w, stacks and heaps."""
-    return [(SIZE,), (TREES, (blocks - 1).bit_length() + 1, WIDTH), (units, k)]
+def scratch_shapes(blocks: int, units: int, k: int) -> list[tuple[tuple[int, ...], Any]]:
+    """The arrays that the functions below work in: w, stacks, heaps, and counts in float64."""
+    stacks = TREES, (blocks - 1).bit_length() + 1, WIDTH
+    return [((SIZE,), None), (stacks, None), ((units, k), None), ((3, units), np.float64)]
 
 
 @inner
@@ -615,7 +614,8 @@ def opened(tree: Any, scratch: Any, like: Any) -> Any:
     starts, lengths = array_at(tree[0], np.int64(0)), array_at(tree[1], np.int64(0))
     w, stacks = array_at(scratch[0], like[2]), array_at(scratch[1], like[2])
     leaves = starts, lengths, tree[2], tree[3], tree[4]
-    return leaves, w, stacks, array_at(scratch[2], like[2])
+    heaps, counts = array_at(scratch[2], like[2]), array_at(scratch[3], np.float64(0))
+    return leaves, w, stacks, heaps, counts
 
 
 @entry
@@ -624,7 +624,7 @@ def forward(
     k: int, constant: float, eps: float, sums: Any, tree: Any, like: Any, scratch: Any, groups: Any,
 ) -> None:  # fmt: skip
     """y, mean and scale of groups first ... last - 1."""
-    leaves, w, stacks, heaps = opened(tree, scratch, like)
+    leaves, w, stacks, heaps, _ = opened(tree, scratch, like)
     _, _, lanes, _, n = leaves
     s, a, _ = like
     xs, ys, stack = seen_at(x, s), seen_at(y, s), stacks[0]
@@ -654,7 +654,7 @@ def forward(
                 statistic = average(root[j], n, weight, largest, a)
             elif not w[NAN + j]:  # the k largest, added in increasing order
                 heaps[j].sort()
-                fold(heaps[j], k, 1, 1, weight, a)
+                fold(heaps[j], k, 1, weight, a)
                 statistic = average(heaps[j, 0], k, weight, largest, a)
             if norm == L2:
                 scale[g + j] = grid(np.sqrt(grid(statistic + eps, a)), a)
@@ -671,7 +671,7 @@ def inference(
     scratch: Any, groups: Any,
 ) -> None:  # fmt: skip
     """y of groups first ... last - 1, for mean and scale that are constants."""
-    leaves, w, _, _ = opened(tree, scratch, like)
+    leaves, w, _, _, _ = opened(tree, scratch, like)
     lanes = leaves[2]
     xs, ys = seen_at(x, like[0]), seen_at(y, like[0])
     first, last, units = groups
@@ -697,24 +697,19 @@ def finish_affine(
 
 @entry
 def affine_sums(
-    dy: Any, x: Any, mean: Any, scale: Any, dgamma: Any, dbeta: Any, per_value: bool,
+    dy: Any, x: Any, mean: Any, scale: Any, dgamma: Any, dbeta: Any,
     sums: Any, tree: Any, like: Any, scratch: Any, groups: Any,
 ) -> None:  # fmt: skip
-    """dgamma = sum dy x_hat and dbeta = sum dy over the values of groups first ... last - 1.
+    """dgamma = sum dy x_hat and dbeta = sum dy of layer norm: gamma has one number a *column*.
 
-    per_value: layer norm, whose gamma has one number a *column*: a group here is a column, and mean
-    and scale belong to its values.
+    A group here is a column, and mean and scale belong to its values.
     """
-    leaves, w, stacks, _ = opened(tree, scratch, like)
-    lanes = leaves[2]
+    leaves, w, stacks, _, _ = opened(tree, scratch, like)
     dys, xs = seen_at(dy, like[0]), seen_at(x, like[0])
     first, last, units = groups
     for g in range(first, last, units):
         u = min(units, last - g)
-        if not per_value:
-            spread(mean, False, g, u, 0, lanes, row(w, MEAN, lanes * u))
-            spread(scale, False, g, u, 0, lanes, row(w, SCALE, lanes * u))
-        affine_pass(dys, xs, g, u, w, stacks, mean, scale, per_value, sums[1], leaves, like)
+        affine_pass(dys, xs, g, u, w, stacks, mean, scale, True, sums[1], leaves, like)
         finish_affine(dgamma, dbeta, g, u, stacks, sums[1], leaves, like)
 
 
@@ -728,7 +723,7 @@ def backward(
 
     exact: how many signs the accumulator can add without rounding.
     """
-    leaves, w, stacks, heaps = opened(tree, scratch, like)
+    leaves, w, stacks, heaps, counts = opened(tree, scratch, like)
     starts, _, lanes, rows, n = leaves
     s, a, _ = like
     dys, xs, dxs = seen_at(dy, s), seen_at(x, s), seen_at(dx, s)
@@ -765,11 +760,10 @@ def backward(
                 w[B + j], w[C + j] = top, least  # B and C as scratch: they are set below
             spread(row(w, B, u), False, 0, u, 0, lanes, row(w, LAST, lanes * u))
             spread(row(w, C, u), False, 0, u, 0, lanes, row(w, LEAST, lanes * u))
-            count_pass(xs, g, u, w, norm, leaves, like)
+            count_pass(xs, g, u, w, counts, norm, leaves, like)
             whole = m <= exact and n <= 2**24  # beyond, 1 / 2^L no longer fits float16
             for j in range(u):
-                above = counted_at(w, ABOVE, j, u, leaves)
-                tied = counted_at(w, TIED, j, u, leaves)
+                above, tied = counts[0, j], counts[1, j]
                 if norm == TOP:
                     w[B + j] = grid((k - above) / max(tied, 1.0), a)
                     whole &= w[B + j] == 1
@@ -785,6 +779,8 @@ def backward(
             along = roots(stacks[2], blocks, lanes, u, weight_of_terms, a)
             gs = roots(stacks[3], blocks, lanes, u, weight, a)
             if counted:
+                for j in range(u):
+                    w[SIGNS + j] = counts[2, j]
                 hs = row(w, SIGNS, u)
             elif norm in (TOP, RANGE):
                 hs = direction_pass(xs, g, u, w, stacks[4], norm, weight, leaves, like)

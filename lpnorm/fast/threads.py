@@ -7,7 +7,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from lpnorm.arrays import check_count
@@ -16,7 +16,10 @@ _wanted: int | None = None
 
 
 def count() -> int:
-    """How many threads loops are given: `use`, or LPNORM_THREADS, or the cores of this process."""
+    """How many threads loops are given: `use`, or LPNORM_THREADS, or the cores of this process.
+
+    Raises TypeError or ValueError naming LPNORM_THREADS if it is no number of threads.
+    """
     if _wanted is not None:
         return _wanted
     named = os.environ.get("LPNORM_THREADS")
@@ -26,7 +29,10 @@ def count() -> int:
 
 
 def use(threads: int | None) -> None:
-    """Give loops this many threads, at least 1; None: as many as there are cores."""
+    """Give loops this many threads, at least 1; None: as many as there are cores.
+
+    Raises TypeError or ValueError naming threads.
+    """
     global _wanted
     _wanted = None if threads is None else check_count("threads", threads)
 
@@ -41,19 +47,26 @@ class _Pool:
 
     def __init__(self, helpers: int) -> None:
         self.process, self.helpers = os.getpid(), helpers
-        self.ids: list[int] = []
+        ids: list[int] = []  # (a function that knew self would keep the pool for ever)
+        self.ids = ids
         self.executor = ThreadPoolExecutor(
-            helpers, "lpnorm", lambda: self.ids.append(threading.get_native_id())
+            helpers, "lpnorm", lambda: ids.append(threading.get_native_id())
         )
         self.core = -1
         self.core_of_caller = getattr(ctypes.PyDLL(None), "sched_getcpu", None) if _LINUX else None
 
     def run(self, parts: list[Callable[[], Any]]) -> None:
-        """Call every part, the first one here."""
-        waiting = [self.executor.submit(part) for part in parts[1:]]
+        """Call every part, the first one here, and any that no helper can take."""
+        waiting: list[Future[Any]] = []
+        left = list(parts)
         try:
+            with contextlib.suppress(RuntimeError):  # no more threads; at the end of the program
+                while len(left) > 1:
+                    waiting.append(self.executor.submit(left[-1]))
+                    left.pop()
             self._keep_off()
-            parts[0]()
+            for part in left:
+                part()
         finally:
             wait(waiting)  # what they work on must not go before they are done
         for each in waiting:
