@@ -15,7 +15,8 @@ from lpnorm.experiments import CLAIMS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PYTHON = [block for block in BLOCKS if "savefig" not in block]
 
 
 def printed(code):
@@ -23,6 +24,13 @@ def printed(code):
     with contextlib.redirect_stdout(out):
         exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
     return out.getvalue()
+
+
+def test_the_lines_that_draw(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = (block for block in BLOCKS if "savefig" in block)
+    printed(block)
+    assert (tmp_path / "norms.png").stat().st_size > 10_000
 
 
 def test_ten_lines():
