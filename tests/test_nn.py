@@ -732,6 +732,23 @@ def test_running_statistics_keep_the_accumulator_that_was_asked_for(xp, accumula
     assert layer.running_mean.dtype == layer.running_scale.dtype == accumulate
 
 
+DEFAULTS = {
+    "Linear": lambda: nn.Linear(3, 2),
+    "Conv2d": lambda: nn.Conv2d(1, 2, 3),
+    "BatchNorm": lambda: nn.BatchNorm(3),
+    "LayerNorm": lambda: nn.LayerNorm(3),
+    "MeanOnlyBatchNorm": lambda: nn.MeanOnlyBatchNorm(3),
+    "WeightNorm": lambda: nn.WeightNorm(nn.Linear(3, 2)),
+    "BoundedWeightNorm": lambda: nn.BoundedWeightNorm(nn.Linear(3, 2)),
+}
+
+
+@pytest.mark.parametrize("layer", DEFAULTS)
+def test_unless_asked_everything_a_layer_holds_is_float32(layer):
+    state = DEFAULTS[layer]().state()
+    assert state and {array.dtype.name for array in state.values()} == {"float32"}
+
+
 # --- names, sharing, watching ---------------------------------------------------------------------
 
 
