@@ -383,6 +383,9 @@ def test_a_master_must_fit():
             decay.SGD([p], 0.1, master=master).load_state({"w:master": np.ones(3, saved)}, 1)
     with pytest.raises(ValueError, match="not a float32 master of its data"):
         decay.SGD([p], 0.1, master="float32").load_state({"w:master": np.full(3, 7, "f4")}, 1)
+    with pytest.raises(ValueError, match="not a float32 master of its data"):  # one of them is not
+        half_right = np.array([1, 1 + 1e-5, 7], "float32")
+        decay.SGD([p], 0.1, master="float32").load_state({"w:master": half_right}, 1)
     wide = nn.Parameter(np.ones(3, "float64"), "v")
     with pytest.raises(ValueError, match="master must be at least as wide as parameter 'v'"):
         decay.SGD([p, wide], 0.1, master="float32")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -747,6 +748,49 @@ DEFAULTS = {
 def test_unless_asked_everything_a_layer_holds_is_float32(layer):
     state = DEFAULTS[layer]().state()
     assert state and {array.dtype.name for array in state.values()} == {"float32"}
+
+
+@pytest.mark.parametrize("wrong", ["int32", "complex64", "half-ish", None, 3])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **dtype: nn.Linear(3, 2, **dtype),
+        lambda **dtype: nn.Conv2d(1, 2, 3, **dtype),
+        lambda **dtype: nn.BatchNorm(3, **dtype),
+        lambda **dtype: nn.BatchNorm(3, affine=False, **dtype),
+        lambda **dtype: nn.LayerNorm(3, **dtype),
+        lambda **dtype: nn.LayerNorm(3, affine=False, **dtype),
+        lambda **dtype: nn.MeanOnlyBatchNorm(3, **dtype),
+    ],
+)
+def test_no_layer_takes_another_dtype(make, wrong):
+    with pytest.raises(TypeError, match=f"^dtype must be one of float16.* got {wrong}"):
+        make(dtype=wrong)
+
+
+SIGNATURES = {
+    "Linear": "inputs, outputs, bias=True, init='he', rng=0, dtype='float32'",
+    "Conv2d": "inputs, outputs, kernel=3, stride=1, padding=0, bias=True, init='he', rng=0, "
+    "dtype='float32'",
+    "BatchNorm": "channels, p=2, axis=1, eps=1e-05, momentum=0.1, constant='paper', "
+    "accumulate=None, affine=True, impl=None, dtype='float32'",
+    "LayerNorm": "shape, p=2, axis=None, eps=1e-05, constant='paper', accumulate=None, "
+    "affine=True, impl=None, dtype='float32'",
+    "MeanOnlyBatchNorm": "channels, axis=1, momentum=0.1, dtype='float32'",
+    "WeightNorm": "layer, p=2, axis=0, weights=('weight',)",
+    "BoundedWeightNorm": "layer, p=2, axis=0, weights=('weight',)",
+    "MaxPool2d": "kernel, stride=None, padding=0",
+    "AvgPool2d": "kernel, stride=None, padding=0",
+    "initialize": "model, rng=0, init='he'",
+    "softmax_cross_entropy": "logits, labels, scale=1.0",
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures_are_the_published_ones(name):
+    parameters = inspect.signature(getattr(nn, name)).parameters.values()
+    found = [p.name + ("" if p.default is p.empty else f"={p.default!r}") for p in parameters]
+    assert ", ".join(found) == SIGNATURES[name]
 
 
 # --- names, sharing, watching ---------------------------------------------------------------------
