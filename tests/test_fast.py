@@ -475,16 +475,21 @@ def finished(process):
 
 
 def uncompiled():
-    """With NUMBA_DISABLE_JIT=1, and rows of 8 lanes, so that a few values make a deep tree."""
+    """With NUMBA_DISABLE_JIT=1, and rows of 8 lanes, so that a few values make a deep tree.
+
+    The loops are given no plain code to fall back on.
+    """
     assert numba.config.DISABLE_JIT
     lanes.WIDTH = 8
     lanes.leaves.cache_clear()
     for name in ("loops", "cpu"):
         importlib.reload(sys.modules[f"lpnorm.fast.{name}"])
+    sys.modules["lpnorm.fast.cpu"].batchnorm = None
     backend, cases = sys.modules["lpnorm.fast.cpu"].LOOPS, 0
     shapes_ = [
-        ((3, 2, 15), 1),
+        ((3, 3, 15), 1),
         ((41, 3), 1),
+        ((3, 9), 1),
         ((1, 2, 2, 4), 1),
         ((2, 1), 1),
         ((7, 20), 1),
@@ -519,7 +524,7 @@ def uncompiled():
 
 def test_without_compiling():
     out, _ = finished(python("import test_fast; test_fast.uncompiled()", NUMBA_DISABLE_JIT="1"))
-    assert out == "30 cases\n"
+    assert out == "35 cases\n"
 
 
 FORK = """

@@ -1021,6 +1021,13 @@ def conv():
     return nn.Conv2d(2, 2, 3, padding=1)
 
 
+def test_a_sequence_without_layers_has_no_scale_invariant_weights():
+    """An identity, as the shortcut of a block may be."""
+    assert nn.scale_invariant(nn.Sequential()) == []
+    block = nn.Residual(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm(3)), nn.Sequential())
+    assert [p.name for p, _ in nn.scale_invariant(block)] == ["body.0.weight"]
+
+
 def test_weights_right_before_a_batch_norm_are_scale_invariant():
     block = nn.Sequential(conv(), nn.BatchNorm(2), nn.ReLU(), conv(), nn.BatchNorm(2, p=1))
     head = [nn.Flatten(), nn.Linear(8, 3), nn.BatchNorm(3, axis=-1), nn.Linear(3, 3)]
