@@ -686,6 +686,29 @@ def test_the_number_of_threads(monkeypatch):
     assert 1 <= threads.count() <= (os.cpu_count() or 1)
 
 
+@pytest.mark.parametrize(
+    ("shape", "count", "share", "parts"),
+    [
+        ((4, 6, 5), 3, 40, 3),  # a thread each
+        ((4, 6, 5), 9, 20, 6),  # no more threads than groups
+        ((4, 6, 5), 3, 60, 2),  # no more than there is work for
+        ((4, 6, 5), 3, 61, 1),
+        ((4, 1, 5), 3, 1, 1),
+        ((4, 7, 5), 3, 1, 3),  # 3, 3 and 1 groups
+        ((1, 6, 1), 2, 1, 2),
+    ],
+)
+def test_how_work_is_cut(shape, count, share, parts):
+    """Every group once, in as many parts as pay."""
+    x = np.zeros(shape, "float32")
+    run, given = cpu._Run(x, Accumulate("float32")), []
+    with cut(count, share, 1):
+        run.over_groups(lambda version, seen, *rest: given.append(rest[-1]), [x])
+    assert len(given) == parts
+    groups = [g for first, last, _ in sorted(given) for g in range(first, last)]
+    assert groups == list(range(shape[1]))
+
+
 def test_an_error_in_a_thread_is_raised_here():
     def fails():
         raise ZeroDivisionError("in a part")

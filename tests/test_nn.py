@@ -904,6 +904,8 @@ WRONG = {  # name: (what is done, the error, words that its message has)
     "Linear, integers": (lambda: nn.Linear(3, 2, dtype="int32"), TypeError, ["dtype", "int32"]),
     "Conv2d, channels": (call(nn.Conv2d(3, 2), f32(1, 2, 5, 5)), ValueError, ["Conv2d", "3"]),
     "Conv2d, small": (call(nn.Conv2d(1, 2), f32(1, 1, 2, 5)), ValueError, ["Conv2d", "kernel"]),
+    "Conv2d, padded": (
+        call(nn.Conv2d(1, 2, 5, padding=1), f32(1, 1, 2, 9)), ValueError, ["(1, 1)", "(5, 5)"]),
     "Conv2d, empty": (call(nn.Conv2d(1, 2), f32(0, 1, 5, 5)), ValueError, ["x", "empty"]),
     "Conv2d, dy": (
         back(nn.Conv2d(1, 2, 1), f32(2, 1, 3, 5), f32(2, 2, 5, 3)), ValueError, ["dy", "5, 3)"]),
