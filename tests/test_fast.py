@@ -488,6 +488,7 @@ def uncompiled():
     backend, cases = sys.modules["lpnorm.fast.cpu"].LOOPS, 0
     shapes_ = [
         ((3, 3, 15), 1),
+        ((5, 3, 15), 1),
         ((41, 3), 1),
         ((3, 9), 1),
         ((1, 2, 2, 4), 1),
@@ -527,7 +528,7 @@ def uncompiled():
 
 def test_without_compiling():
     out, _ = finished(python("import test_fast; test_fast.uncompiled()", NUMBA_DISABLE_JIT="1"))
-    assert out == "35 cases\n"
+    assert out == "40 cases\n"
 
 
 FORK = """
