@@ -52,10 +52,12 @@ def atomic(path: PathLike) -> Iterator[Path]:
         yield temporary
         if sys.platform == "win32":  # which renames no open file
             os.close(handle)
-        os.replace(temporary, path)
-    finally:
+        os.replace(temporary, path)  # from here on the temporary name may be another writer's
+    except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        raise
+    finally:
         with contextlib.suppress(OSError):
             os.close(handle)
 

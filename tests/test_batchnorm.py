@@ -555,6 +555,21 @@ def test_float16_parameter_gradients_are_summed_in_float32(xp):
     assert float(dgamma[0]) == float(dbeta[0]) == pytest.approx(exact, rel=1e-6)
 
 
+def test_results_lie_in_memory_as_x_does(xp):
+    """Channels first, channels last (as a view, too), layer norm; what is gathered in C order."""
+    plain = xp(normal(0, (2, 3, 4, 5)))
+    for x, axis in ((plain, 1), (plain, 3), (plain.transpose(0, 3, 1, 2), 1)):
+        y, cache = lpnorm.batch_norm(x, None, None, axis=axis)
+        dx, _, _ = lpnorm.batch_norm_backward(x, cache)
+        fixed = 0 * cache.mean, 1 + 0 * cache.scale
+        for result in (y, dx, lpnorm.batch_norm_inference(x, None, None, *fixed, axis=axis)):
+            assert result.strides == x.strides
+    for axis in (3, (2, 3), (0, 2), 0):
+        y, cache = lpnorm.layer_norm(plain, None, None, axis=axis)
+        dx, _, _ = lpnorm.layer_norm_backward(plain, cache)
+        assert y.flags.c_contiguous and dx.flags.c_contiguous
+
+
 def test_signatures_are_the_published_ones():
     for name, want in SIGNATURES.items():
         parameters = inspect.signature(getattr(lpnorm, name)).parameters.values()

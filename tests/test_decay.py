@@ -376,6 +376,13 @@ def test_the_optimizers_state_goes_on_with_the_same_bits(xp):
         sgd.load_state({"v": xp(np.ones(2))}, 1)
 
 
+@pytest.mark.parametrize("floor", [-0.1, 1.1, np.nan, np.inf])
+def test_the_floor_of_a_cosine_is_from_0_to_1(floor):
+    with pytest.raises(ValueError, match="floor must be finite and from 0 to 1"):
+        decay.CosineSchedule(10, floor)
+    assert decay.CosineSchedule(10, 0)(10) == 0 and decay.CosineSchedule(10, 1)(10) == 1
+
+
 def test_a_master_must_fit():
     p = nn.Parameter(np.ones(3, "float16"), "w")
     for master, saved in (("float64", "float32"), (None, "float32")):
@@ -383,6 +390,9 @@ def test_a_master_must_fit():
             decay.SGD([p], 0.1, master=master).load_state({"w:master": np.ones(3, saved)}, 1)
     with pytest.raises(ValueError, match="not a float32 master of its data"):
         decay.SGD([p], 0.1, master="float32").load_state({"w:master": np.full(3, 7, "f4")}, 1)
+    with pytest.raises(ValueError, match="not a float32 master of its data"):  # one of them is not
+        half_right = np.array([1, 1 + 1e-5, 7], "float32")
+        decay.SGD([p], 0.1, master="float32").load_state({"w:master": half_right}, 1)
     wide = nn.Parameter(np.ones(3, "float64"), "v")
     with pytest.raises(ValueError, match="master must be at least as wide as parameter 'v'"):
         decay.SGD([p, wide], 0.1, master="float32")

@@ -475,26 +475,34 @@ def finished(process):
 
 
 def uncompiled():
-    """With NUMBA_DISABLE_JIT=1, and rows of 8 lanes, so that a few values make a deep tree."""
+    """With NUMBA_DISABLE_JIT=1, and rows of 8 lanes, so that a few values make a deep tree.
+
+    The loops are given no plain code to fall back on.
+    """
     assert numba.config.DISABLE_JIT
     lanes.WIDTH = 8
     lanes.leaves.cache_clear()
     for name in ("loops", "cpu"):
         importlib.reload(sys.modules[f"lpnorm.fast.{name}"])
+    sys.modules["lpnorm.fast.cpu"].batchnorm = None
+    sys.modules["lpnorm.fast.cpu"]._covers = lambda x, scheme: True  # a large k too
     backend, cases = sys.modules["lpnorm.fast.cpu"].LOOPS, 0
     shapes_ = [
-        ((3, 2, 15), 1),
+        ((3, 3, 15), 1),
+        ((5, 3, 15), 1),
         ((41, 3), 1),
+        ((3, 9), 1),
         ((1, 2, 2, 4), 1),
         ((2, 1), 1),
         ((7, 20), 1),
         ((2, 70), 0),
     ]
     for shape, axis in shapes_:
-        for i, p in enumerate([1, 2, math.inf, TopK(3), Range()] * 3):
+        for i, p in enumerate([1, 2, math.inf, TopK(5), Range()]):
             own, wide = PAIRS[cases % len(PAIRS)]
             x, dy = (
-                values(KINDS[(cases + seed) % len(KINDS)], i + seed, shape, own) for seed in (1, 2)
+                values("ties" if cases % 4 > 1 else "gauss", i + seed, shape, own)
+                for seed in (1, 2)
             )
             gamma = normal(3, (shape[axis],), own)
             sums, other = (
@@ -502,7 +510,7 @@ def uncompiled():
                 tuple(a for a in range(len(shape)) if a != axis),
             )
             inner = normal(4, tuple(shape[a] for a in other), own)
-            p = TopK(1) if isinstance(p, TopK) and x.size // shape[axis] < 3 else p
+            p = TopK(min(5, x.size // shape[axis])) if isinstance(p, TopK) else p
             with np.errstate(all="ignore"):
                 results = []
                 for b in (backend, batchnorm.PLAIN):
@@ -521,7 +529,7 @@ def uncompiled():
 
 def test_without_compiling():
     out, _ = finished(python("import test_fast; test_fast.uncompiled()", NUMBA_DISABLE_JIT="1"))
-    assert out == "90 cases\n"
+    assert out == "40 cases\n"
 
 
 FORK = """
@@ -667,6 +675,29 @@ def test_the_number_of_threads(monkeypatch):
         assert threads.count() == 3
     monkeypatch.delenv("LPNORM_THREADS")
     assert 1 <= threads.count() <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "share", "parts"),
+    [
+        ((4, 6, 5), 3, 40, 3),  # a thread each
+        ((4, 6, 5), 9, 20, 6),  # no more threads than groups
+        ((4, 6, 5), 3, 60, 2),  # no more than there is work for
+        ((4, 6, 5), 3, 61, 1),
+        ((4, 1, 5), 3, 1, 1),
+        ((4, 7, 5), 3, 1, 3),  # 3, 3 and 1 groups
+        ((1, 6, 1), 2, 1, 2),
+    ],
+)
+def test_how_work_is_cut(shape, count, share, parts):
+    """Every group once, in as many parts as pay."""
+    x = np.zeros(shape, "float32")
+    run, given = cpu._Run(x, Accumulate("float32")), []
+    with cut(count, share, 1):
+        run.over_groups(lambda version, seen, *rest: given.append(rest[-1]), [x])
+    assert len(given) == parts
+    groups = [g for first, last, _ in sorted(given) for g in range(first, last)]
+    assert groups == list(range(shape[1]))
 
 
 def test_an_error_in_a_thread_is_raised_here():

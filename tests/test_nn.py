@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -732,6 +733,66 @@ def test_running_statistics_keep_the_accumulator_that_was_asked_for(xp, accumula
     assert layer.running_mean.dtype == layer.running_scale.dtype == accumulate
 
 
+DEFAULTS = {
+    "Linear": lambda: nn.Linear(3, 2),
+    "Conv2d": lambda: nn.Conv2d(1, 2, 3),
+    "BatchNorm": lambda: nn.BatchNorm(3),
+    "LayerNorm": lambda: nn.LayerNorm(3),
+    "MeanOnlyBatchNorm": lambda: nn.MeanOnlyBatchNorm(3),
+    "WeightNorm": lambda: nn.WeightNorm(nn.Linear(3, 2)),
+    "BoundedWeightNorm": lambda: nn.BoundedWeightNorm(nn.Linear(3, 2)),
+}
+
+
+@pytest.mark.parametrize("layer", DEFAULTS)
+def test_unless_asked_everything_a_layer_holds_is_float32(layer):
+    state = DEFAULTS[layer]().state()
+    assert state and {array.dtype.name for array in state.values()} == {"float32"}
+
+
+@pytest.mark.parametrize("wrong", ["int32", "complex64", "half-ish", None, 3])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **dtype: nn.Linear(3, 2, **dtype),
+        lambda **dtype: nn.Conv2d(1, 2, 3, **dtype),
+        lambda **dtype: nn.BatchNorm(3, **dtype),
+        lambda **dtype: nn.BatchNorm(3, affine=False, **dtype),
+        lambda **dtype: nn.LayerNorm(3, **dtype),
+        lambda **dtype: nn.LayerNorm(3, affine=False, **dtype),
+        lambda **dtype: nn.MeanOnlyBatchNorm(3, **dtype),
+    ],
+)
+def test_no_layer_takes_another_dtype(make, wrong):
+    with pytest.raises(TypeError, match=f"^dtype must be one of float16.* got {wrong}"):
+        make(dtype=wrong)
+
+
+SIGNATURES = {
+    "Linear": "inputs, outputs, bias=True, init='he', rng=0, dtype='float32'",
+    "Conv2d": "inputs, outputs, kernel=3, stride=1, padding=0, bias=True, init='he', rng=0, "
+    "dtype='float32'",
+    "BatchNorm": "channels, p=2, axis=1, eps=1e-05, momentum=0.1, constant='paper', "
+    "accumulate=None, affine=True, impl=None, dtype='float32'",
+    "LayerNorm": "shape, p=2, axis=None, eps=1e-05, constant='paper', accumulate=None, "
+    "affine=True, impl=None, dtype='float32'",
+    "MeanOnlyBatchNorm": "channels, axis=1, momentum=0.1, dtype='float32'",
+    "WeightNorm": "layer, p=2, axis=0, weights=('weight',)",
+    "BoundedWeightNorm": "layer, p=2, axis=0, weights=('weight',)",
+    "MaxPool2d": "kernel, stride=None, padding=0",
+    "AvgPool2d": "kernel, stride=None, padding=0",
+    "initialize": "model, rng=0, init='he'",
+    "softmax_cross_entropy": "logits, labels, scale=1.0",
+}
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures_are_the_published_ones(name):
+    parameters = inspect.signature(getattr(nn, name)).parameters.values()
+    found = [p.name + ("" if p.default is p.empty else f"={p.default!r}") for p in parameters]
+    assert ", ".join(found) == SIGNATURES[name]
+
+
 # --- names, sharing, watching ---------------------------------------------------------------------
 
 
@@ -844,6 +905,8 @@ WRONG = {  # name: (what is done, the error, words that its message has)
     "Linear, integers": (lambda: nn.Linear(3, 2, dtype="int32"), TypeError, ["dtype", "int32"]),
     "Conv2d, channels": (call(nn.Conv2d(3, 2), f32(1, 2, 5, 5)), ValueError, ["Conv2d", "3"]),
     "Conv2d, small": (call(nn.Conv2d(1, 2), f32(1, 1, 2, 5)), ValueError, ["Conv2d", "kernel"]),
+    "Conv2d, padded": (
+        call(nn.Conv2d(1, 2, 5, padding=1), f32(1, 1, 2, 9)), ValueError, ["(1, 1)", "(5, 5)"]),
     "Conv2d, empty": (call(nn.Conv2d(1, 2), f32(0, 1, 5, 5)), ValueError, ["x", "empty"]),
     "Conv2d, dy": (
         back(nn.Conv2d(1, 2, 1), f32(2, 1, 3, 5), f32(2, 2, 5, 3)), ValueError, ["dy", "5, 3)"]),
@@ -959,6 +1022,13 @@ def invariant_names(*layers):
 
 def conv():
     return nn.Conv2d(2, 2, 3, padding=1)
+
+
+def test_a_sequence_without_layers_has_no_scale_invariant_weights():
+    """An identity, as the shortcut of a block may be."""
+    assert nn.scale_invariant(nn.Sequential()) == []
+    block = nn.Residual(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm(3)), nn.Sequential())
+    assert [p.name for p, _ in nn.scale_invariant(block)] == ["body.0.weight"]
 
 
 def test_weights_right_before_a_batch_norm_are_scale_invariant():

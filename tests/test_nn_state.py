@@ -131,7 +131,7 @@ def broken_cupy(count, compiler):
 
 NO_GPU = {
     "package": None,
-    "driver": broken_cupy(RuntimeError("cudaErrorInsufficientDriver: too old\nand more"), 13),
+    "driver": broken_cupy(RuntimeError("\ncudaErrorInsufficientDriver: too old\nand more"), 13),
     "device": broken_cupy(RuntimeError("cudaErrorNoDevice: no CUDA-capable device"), 13),
     "no device": broken_cupy(0, 13),
     "NVRTC": broken_cupy(1, ImportError("libnvrtc.so.13")),
@@ -150,6 +150,7 @@ def test_without_a_gpu_one_line_says_what_is_missing(monkeypatch, missing):
     with pytest.raises(RuntimeError, match=missing) as caught:
         model.to(device="gpu", dtype="float16")
     assert str(caught.value).startswith("no GPU: ") and "\n" not in str(caught.value)
+    assert "()" not in str(caught.value)  # what CUDA says, if it says it behind an empty line
     assert contents(model) == before
 
 

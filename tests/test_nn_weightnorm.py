@@ -234,3 +234,16 @@ def test_channel_norms_of_a_bounded_layer_are_all_rho():
     model(normal(0, (2, 30)))
     rho = float(model.weight_rho)
     np.testing.assert_allclose(channel_norms(model.layer.weight.data), rho, rtol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_it_starts_in_the_dtype_of_the_layer(dtype):
+    """float16's norms are summed in float32, and g is the rounded norm; rho keeps their dtype."""
+    layer = nn.Linear(4, 3, rng=0, dtype=dtype)
+    sizes = channel_norms(layer.weight.data.copy())
+    model = nn.WeightNorm(layer)
+    assert {parameter.data.dtype.name for parameter in model.parameters()} == {dtype}
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(model.weight_g.data.astype("float64"), sizes, rtol=4 * eps)
+    bounded = nn.BoundedWeightNorm(nn.Linear(4, 3, rng=0, dtype=dtype))
+    assert bounded.weight_rho.dtype == ("float32" if dtype == "float16" else dtype)

@@ -189,3 +189,26 @@ def test_inputs_unmodified(xp):
     second = lpnorm.weight_norm_backward(arrays[2], cache)
     for a, b in zip((*arrays, *first), (v, g, dw, *map(xp.numpy, second)), strict=True):
         np.testing.assert_array_equal(xp.numpy(a), b)
+
+
+BAD_GRADIENTS = {
+    "a list": (lambda dw: dw.tolist(), TypeError, "dw must be a NumPy or CuPy array, got list"),
+    "none": (lambda dw: None, TypeError, "dw must be .* got NoneType"),
+    "of integers": (lambda dw: dw.astype("int64"), TypeError, "dw must have dtype .* got int64"),
+    "wider": (lambda dw: dw.astype("float64"), TypeError, "dw must have dtype float32,.*float64"),
+    "another shape": (lambda dw: dw.reshape(3, 4), ValueError, r"dw must .*\(4, 3\), got \(3, 4\)"),
+    "one row": (lambda dw: dw[:1], ValueError, r"dw must have shape \(4, 3\), got \(1, 3\)"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_GRADIENTS)
+def test_a_gradient_that_is_not_that_of_w_is_refused_by_name(bad):
+    """Some of them would broadcast or promote, and so give other gradients without a word."""
+    make, error, message = BAD_GRADIENTS[bad]
+    v, dw = normal(0, (4, 3), "float32"), normal(1, (4, 3), "float32")
+    _, cache = lpnorm.weight_norm(v, np.ones(4, "float32"))
+    with pytest.raises(error, match=message):
+        lpnorm.weight_norm_backward(make(dw), cache)
+    _, cache = lpnorm.bounded_weight_norm(v, 2.0)
+    with pytest.raises(error, match=message):
+        lpnorm.bounded_weight_norm_backward(make(dw), cache)

@@ -51,7 +51,7 @@ def _places(layer: Layer, following: Layer | None) -> Iterator[tuple[Layer, Laye
     """Every place a layer stands in, with the layer right behind it (None: not known)."""
     yield layer, following
     if isinstance(layer, Sequential):
-        for one, behind in zip(layer.sequence, [*layer.sequence[1:], None], strict=True):
+        for one, behind in zip(layer.sequence, [*layer.sequence[1:], None], strict=False):
             yield from _places(one, behind)
     else:
         for child in layer.children().values():
