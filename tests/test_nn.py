@@ -764,7 +764,7 @@ def test_unless_asked_everything_a_layer_holds_is_float32(layer):
     ],
 )
 def test_no_layer_takes_another_dtype(make, wrong):
-    with pytest.raises(TypeError, match=f"^dtype must be one of float16.* got {wrong}"):
+    with pytest.raises(TypeError, match=f"^dtype must be one of float16.* got {wrong!r}"):
         make(dtype=wrong)
 
 
