@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import llvmlite
 import numba
 import platformdirs
 from numba.core import config, event
@@ -40,7 +39,7 @@ def key(sources: list[Path]) -> str:
         digest.update(path.read_bytes() + b"\0")
     settings = config.CPU_NAME, config.CPU_FEATURES, config.OPT, config.BOUNDSCHECK
     machine = sys.platform, sys.implementation.cache_tag, get_host_cpu_features()
-    versions = numba.__version__, llvmlite.__version__
+    versions = numba.__version__, sys.modules["llvmlite"].__version__
     digest.update(repr((versions, machine, settings)).encode())
     return digest.hexdigest()[:16]
 
