@@ -27,14 +27,6 @@ from lpnorm.arrays import (
 from lpnorm.nn.base import Backward, Layer, Parameter, check_input_dtype
 from lpnorm.norms import as_norm, gaussian_constant
 
-FUNCTIONS = (
-    "batch_norm",
-    "batch_norm_backward",
-    "batch_norm_inference",
-    "batch_norm_inference_backward",
-    "layer_norm",
-    "layer_norm_backward",
-)
 ONE_VALUE = (
     "a training batch with one value a channel: y is beta whatever x is, no gradient reaches x, "
     "and the running statistics follow it; train with more samples, or call with train=False"
@@ -54,6 +46,8 @@ def check_channels_of(layer: Layer, x: Array, channels: int, axis: int) -> int:
 class _Normalization(Layer):
     """gamma = 1 and beta = 0 of a given shape, or None, and the arguments of the function."""
 
+    functions: tuple[str, ...] = ()  # what an `impl` must have
+
     def __init__(
         self, shape: tuple[int, ...], p: Any, affine: bool, impl: Any, dtype: Any, **arguments: Any
     ) -> None:
@@ -63,7 +57,7 @@ class _Normalization(Layer):
         check_number("eps", arguments["eps"])
         gaussian_constant(2, 1, arguments["constant"])  # refuses what it does not know
         self.impl = batchnorm if impl is None else impl
-        for name in FUNCTIONS:
+        for name in self.functions:
             if not callable(getattr(self.impl, name, None)):
                 raise TypeError(f"impl must be None or a module with {name}, got {short(impl)}")
         self.gamma = Parameter(np.ones(shape, dtype)) if affine else None
@@ -111,6 +105,7 @@ class BatchNorm(_Normalization):
     """
 
     buffers = ("running_mean", "running_scale")
+    functions = ("batch_norm", "batch_norm_backward", "batch_norm_inference")
 
     def __init__(
         self,
@@ -178,6 +173,8 @@ class LayerNorm(_Normalization):
     shape: an int or a tuple, the shape of x on the axes that are reduced (and of gamma and beta);
     axis: those axes, the last ones unless given. Everything else as for `BatchNorm`.
     """
+
+    functions = ("layer_norm", "layer_norm_backward")
 
     def __init__(
         self,
