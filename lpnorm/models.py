@@ -1,4 +1,4 @@
-"""Networks for the experiments, and the implementation that they normalize with."""
+"""Networks for the experiments, and the implementation that they compute with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm import batchnorm, nn
+from lpnorm import nn, plain
 from lpnorm.arrays import check_count, check_function, check_rng
 
 
@@ -18,7 +18,7 @@ from lpnorm.arrays import check_count, check_function, check_rng
 def implementation() -> Any:
     """For the argument impl of a layer: `lpnorm.fast` if it can be loaded, else the plain code.
 
-    The plain code is `lpnorm.batchnorm`; the two give the same bits. That it is the plain one is
+    The plain code is `lpnorm.plain`; the two give the same bits. That it is the plain one is
     said, and why, once, on stderr.
     """
     try:
@@ -26,7 +26,7 @@ def implementation() -> Any:
     except ImportError as error:
         if multiprocessing.parent_process() is None:  # for a worker, its parent has said it
             print(f"{error}; the plain code computes the same, more slowly", file=sys.stderr)
-        return batchnorm
+        return plain
     return fast
 
 

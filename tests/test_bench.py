@@ -47,7 +47,7 @@ def quick_and_alone(monkeypatch):
         monkeypatch.setenv(name, os.environ.get(name, ""))
         if not os.environ[name]:
             monkeypatch.delenv(name)
-    torch, threads = installed("torch"), installed("lpnorm.fast.threads")
+    torch, threads = installed("torch"), installed("lpnorm.threads")
     before = torch.get_num_threads() if PYTORCH else 1
     yield
     if PYTORCH:

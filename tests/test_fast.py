@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lpnorm
-from lpnorm import Accumulate, Range, TopK, batchnorm, dispatch, nn
+from lpnorm import Accumulate, Range, TopK, batchnorm, dispatch, nn, threads
 
 if importlib.util.find_spec("numba") is None:
     pytest.skip("lpnorm.fast needs numba", allow_module_level=True)
@@ -30,7 +30,7 @@ if importlib.util.find_spec("numba") is None:
 import numba
 
 import lpnorm.fast
-from lpnorm.fast import cpu, lanes, threads
+from lpnorm.fast import cpu, lanes
 
 PAIRS = [  # dtype of x, of the accumulator
     ("float32", "float32"),
@@ -51,21 +51,21 @@ def pair(request):
 @contextlib.contextmanager
 def cut(count, share, narrow):
     """Work cut for `count` threads into parts of `share` values; see `lpnorm.fast.cpu`."""
-    before = cpu.SHARE, cpu.NARROW
-    cpu.SHARE, cpu.NARROW = share, narrow
+    before = threads.WORTH, cpu.NARROW
+    threads.WORTH, cpu.NARROW = share, narrow
     threads.use(count)
     try:
         with np.errstate(all="ignore"):
             yield
     finally:
         threads.use(None)
-        cpu.SHARE, cpu.NARROW = before
+        threads.WORTH, cpu.NARROW = before
 
 
 cuts = st.builds(
     cut,
     st.sampled_from([1, 2, 5]),
-    st.sampled_from([1, cpu.SHARE]),
+    st.sampled_from([1, threads.WORTH]),
     st.sampled_from([1, cpu.NARROW]),
 )
 
@@ -534,8 +534,9 @@ def test_without_compiling():
 
 FORK = """
 import os, threading, time, numpy as np, lpnorm.fast
-from lpnorm.fast import cpu, threads
-cpu.SHARE = 1
+from lpnorm import threads
+from lpnorm.fast import cpu
+threads.WORTH = 1
 threads.use(3)
 x = np.random.default_rng(0).standard_normal((16, 6, 50)).astype("float32")
 def work():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import lpnorm
-from lpnorm import batchnorm, models
+from lpnorm import plain, models
 
 MISSING = """raise ModuleNotFoundError("No module named {0!r}", name={0!r})"""
 TOO_OLD = """raise ImportError("Numba needs NumPy 2.3 or less. Got NumPy 9.9.")"""
@@ -73,8 +73,8 @@ import lpnorm.fast
 @pytest.mark.parametrize("content", [MISSING, TOO_OLD], ids=["missing", "broken"])
 def test_the_implementation_is_the_plain_one_and_says_so(without, content):
     script = """
-from lpnorm import models, batchnorm
-assert models.implementation() is models.implementation() is batchnorm
+from lpnorm import models, plain
+assert models.implementation() is models.implementation() is plain
 """
     done = without("numba", script, content)
     assert done.returncode == 0, done.stderr
@@ -109,7 +109,7 @@ def test_an_experiment_says_which_it_used(without):
     assert plain.returncode == 0, plain.stderr
     assert plain.stderr.count("the plain code") == 1, plain.stderr
     used, loss = plain.stdout.splitlines()
-    assert used == "['lpnorm.batchnorm'] 3"
+    assert used == "['lpnorm.plain'] 3"
     pytest.importorskip("numba")
     fast = without("nothing", HALF.replace("out", "other"))
     assert fast.returncode == 0, fast.stderr
@@ -119,4 +119,4 @@ def test_an_experiment_says_which_it_used(without):
 
 def test_plain_is_plain():
     """What `impl=None` means in a layer is what is fallen back to."""
-    assert lpnorm.nn.BatchNorm(3).impl is batchnorm
+    assert lpnorm.nn.BatchNorm(3).impl is plain

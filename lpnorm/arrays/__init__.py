@@ -31,7 +31,7 @@ from lpnorm.arrays.libraries import (
     not_taken,
     to_device,
 )
-from lpnorm.arrays.sums import ORDERS, Accumulate, accumulator, matmul, total
+from lpnorm.arrays.sums import ORDERS, Accumulate, accumulator, total
 from lpnorm.arrays.views import View, column, from_rows, to_rows, view_of
 
 __all__ = [
@@ -62,7 +62,6 @@ __all__ = [
     "gpu_library",
     "is_array",
     "library_of",
-    "matmul",
     "namespace",
     "not_taken",
     "one_axis",

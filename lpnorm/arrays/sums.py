@@ -135,10 +135,3 @@ def _one_after_another(rows: Array) -> Array:
     for i in range(1, rows.shape[-1]):
         result = result + rows[..., i : i + 1]
     return result
-
-
-def matmul(a: Array, b: Array) -> Array:
-    """a @ b for matrices; float16 is summed in float32 and rounded once, as tensor cores do."""
-    if a.dtype == np.float16:
-        return (a.astype("float32") @ b.astype("float32")).astype("float16")
-    return a @ b

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm import __version__
+from lpnorm import __version__, threads
 from lpnorm.bench.contestants import installed
 
 BUSY = 0.1  # cores that others may use before it is said
@@ -27,15 +27,12 @@ def cores() -> int:
 def use_threads(count: int) -> None:
     """Give every contestant this many threads.
 
-    NumPy computes on one. BLAS, which no contestant calls, has threads of its own from the moment
-    it is loaded: the variables are for what is loaded later, and for child processes.
+    BLAS, which lpnorm has compute on the thread that calls it, has threads of its own from the
+    moment it is loaded: the variables are for what is loaded later, and for child processes.
     """
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(count)
-    if not isinstance(installed("lpnorm.fast"), str):
-        from lpnorm.fast import threads
-
-        threads.use(count)
+    threads.use(count)
     if not isinstance(torch := installed("torch"), str):
         torch.set_num_threads(count)
 

@@ -30,6 +30,20 @@ except ImportError as error:
 from lpnorm import dispatch
 from lpnorm.arrays import Array
 from lpnorm.dispatch import Cache
+from lpnorm.fast.layers import conv2d, max_pool2d, relu
+from lpnorm.plain import (
+    Windows,
+    add,
+    avg_pool2d,
+    bounded_weight_norm,
+    bounded_weight_norm_backward,
+    center,
+    global_avg_pool2d,
+    linear,
+    softmax_cross_entropy,
+    weight_norm,
+    weight_norm_backward,
+)
 
 __all__ = [
     "batch_norm",

@@ -13,15 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm import batchnorm
+from lpnorm import batchnorm, threads
 from lpnorm.arrays import Accumulate, Array, accumulator
 from lpnorm.dispatch import Backend, Scheme
-from lpnorm.fast import loops, threads
+from lpnorm.fast import loops
 from lpnorm.fast.compiled import entry
 from lpnorm.fast.lanes import WIDTH, leaves, place
 from lpnorm.norms import L1, L2, Norm, Range, TopK
 
-SHARE = 2**19  # values a thread: waking one takes as long as a fifth of that
 NARROW, SHORT = 64, 8  # a group of fewer values, or in runs of fewer: groups are put side by side
 KINDS: dict[type, int] = {L1: loops.L1, L2: loops.L2, TopK: loops.TOP, Range: loops.RANGE}
 LIKE = {"float16": np.uint16(0), "float32": np.float32(0), "float64": np.float64(0)}
@@ -63,7 +62,7 @@ def backward(
 ) -> tuple[Array, Array | None, Array | None]:
     """`lpnorm.batchnorm.backward`, bit for bit. out: dx goes there, as for `forward`."""
     wide = np.promote_types(mean.dtype, scale.dtype)
-    if not (_covers(x, scheme) and _plain(dy)) or wide.itemsize > scheme.accumulate.dtype.itemsize:
+    if not (_covers(x, scheme) and is_plain(dy)) or wide.itemsize > scheme.accumulate.dtype.itemsize:
         return batchnorm.backward(dy, x, gamma, beta, mean, scale, scheme)
     run = _Run(x, scheme.accumulate)
     dx, seen = run.room(out), [run.stored(dy), run.stored(x)]
@@ -93,7 +92,7 @@ def inference(
     x: Array, gamma: Array | None, beta: Array | None, mean: Array, scale: Array
 ) -> Array:
     """`lpnorm.batchnorm.inference`, bit for bit."""
-    if not _plain(x):
+    if not is_plain(x):
         return batchnorm.inference(x, gamma, beta, mean, scale)
     widest = np.promote_types(accumulator(x.dtype).dtype, np.result_type(mean, scale))
     run, constants = _Run(x, Accumulate(widest)), Scheme(None, 1.0, 0.0, Accumulate(widest))
@@ -107,7 +106,8 @@ def inference(
 LOOPS = Backend(forward, backward, inference)
 
 
-def _plain(x: Array) -> bool:
+def is_plain(x: Array) -> bool:
+    """Is it an array of NumPy's own in the machine's byte order, which loops can read?"""
     return type(x) in (np.ndarray, np.memmap) and x.dtype.isnative
 
 
@@ -116,7 +116,7 @@ def _covers(x: Array, scheme: Scheme) -> bool:
     if isinstance(scheme.norm, TopK):
         k, n = scheme.norm.k, x.shape[0] * x.shape[2]
         known = k == 1 or k <= n // 32 or (k <= 32 and k <= n // 4)
-    return _plain(x) and known and scheme.accumulate.order != "sequential"
+    return is_plain(x) and known and scheme.accumulate.order != "sequential"
 
 
 def _kind(norm: Norm | None) -> tuple[int, int]:
@@ -185,7 +185,7 @@ class _Run:
         self, function: entry, arrays: list[Array], *arguments: Any, k: int = 1
     ) -> None:
         """function(*places, *arguments, tree, like, scratch, groups) for all groups, in parts."""
-        share = max(1, min(threads.count(), self.groups, self.n * self.groups // SHARE))
+        share = max(1, min(threads.count(), self.groups, self.n * self.groups // threads.WORTH))
         side_by_side = self.shape[2] == 1
         if side_by_side:  # runs of few groups are slow
             share = max(1, min(share, self.groups // NARROW))

@@ -11,12 +11,15 @@ composing layers is a loop and a reversed loop (`Sequential`).
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from lpnorm import plain
 from lpnorm.arrays import (
     Array,
     accumulator,
@@ -69,10 +72,14 @@ class Layer:
 
     buffers: names of attributes that are arrays and part of the state but not learned; they are
     kept in the accumulator's dtype, for the `accumulate` given.
+    functions: names of what `forward` asks `self.impl` for; impl: who computes, a module (or
+    anything) with these functions: `lpnorm.plain`, or `lpnorm.fast` with the same bits.
     """
 
     buffers: tuple[str, ...] = ()
     accumulate: Any = None
+    functions: tuple[str, ...] = ()
+    impl: Any = plain
 
     def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
         raise NotImplementedError
@@ -97,6 +104,18 @@ class Layer:
             return unchecked(dy)
 
         return y, backward
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For `copy` and `pickle`, which refuse a module: its name."""
+        state = vars(self).copy()
+        if isinstance(self.impl, ModuleType):
+            state["impl"] = self.impl.__name__
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if isinstance(self.impl, str):
+            self.impl = importlib.import_module(self.impl)
 
     def children(self) -> dict[str, Parameter | Layer]:
         """The parameters and layers this layer holds itself, by attribute name."""
@@ -125,13 +144,18 @@ class Layer:
                     found.setdefault(id(child), (_dotted(path, name), child))
         return dict(found.values())
 
-    def to(self, device: str | None = None, dtype: Any = None) -> Layer:
+    def to(self, device: str | None = None, dtype: Any = None, impl: Any = None) -> Layer:
         """Move to "cpu" or "gpu" and/or convert to a float dtype, in place; returns the layer.
 
         Buffers (running statistics) go to the accumulator's dtype: float32 in a float16 model,
-        unless its `accumulate` is float16.
-        Raises ValueError or TypeError naming the argument, RuntimeError where there is no GPU.
+        unless its `accumulate` is float16. impl: who computes from now on, in this layer and all
+        below it: `lpnorm.fast`, or `lpnorm.plain`, with which a layer begins.
+        Raises ValueError or TypeError naming the argument, RuntimeError where there is no GPU;
+        then nothing has been changed.
         """
+        if impl is not None:
+            for _, layer in self.layers():
+                layer.check_impl(impl)
         if device is not None:
             check_device(device)
         if dtype is not None:
@@ -143,6 +167,9 @@ class Layer:
             x = x if device is None else to_device(x, device)
             return x if dtype is None else x.astype(dtype)
 
+        for _, layer in self.layers() if impl is not None else ():
+            if layer.functions:
+                layer.impl = impl
         for parameter in self._named().values():
             parameter.data = moved(parameter.data, dtype)
             parameter.grad = None if parameter.grad is None else moved(parameter.grad, dtype)
@@ -151,6 +178,14 @@ class Layer:
                 wide = None if dtype is None else accumulator(dtype, layer.accumulate).dtype
                 setattr(layer, name, moved(getattr(layer, name), wide))
         return self
+
+    def check_impl(self, impl: Any) -> Any:
+        """impl, or `lpnorm.plain` for None; TypeError unless it has this layer's functions."""
+        impl = plain if impl is None else impl
+        for name in self.functions:
+            if not callable(getattr(impl, name, None)):
+                raise TypeError(f"impl must be None or a module with {name}, got {short(impl)}")
+        return impl
 
     def _places(self) -> dict[str, tuple[Any, str]]:
         """name -> (object, attribute) of every array in the state."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lpnorm.arrays import Array
 from lpnorm.nn.base import Backward, Layer, Parameter, check_layer
 
@@ -44,7 +46,10 @@ class Residual(Layer):
     otherwise. The gradient reaches both branches, so dx is the sum of what they send back.
     """
 
-    def __init__(self, body: Layer, shortcut: Layer | None = None) -> None:
+    functions = ("add",)
+
+    def __init__(self, body: Layer, shortcut: Layer | None = None, impl: Any = None) -> None:
+        self.impl = self.check_impl(impl)
         for name, layer in (("body", body), ("shortcut", shortcut)):
             if layer is not None or name == "body":
                 check_layer(f"Residual: {name}", layer)
@@ -60,6 +65,7 @@ class Residual(Layer):
             )
 
         def backward(dy: Array) -> Array:
-            return body_backward(dy) + (dy if side_backward is None else side_backward(dy))
+            side = dy if side_backward is None else side_backward(dy)
+            return self.impl.add(body_backward(dy), side)
 
-        return y + side, backward
+        return self.impl.add(y, side), backward

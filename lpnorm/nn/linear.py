@@ -9,16 +9,14 @@ import numpy as np
 
 from lpnorm.arrays import (
     Array,
-    accumulator,
     check_count,
     check_dtype,
     check_rng,
-    column,
     library_of,
-    matmul,
     to_device,
 )
 from lpnorm.nn.base import Backward, Layer, Parameter, check_input, check_layer
+from lpnorm.plain import Windows
 
 
 def draw(
@@ -42,7 +40,10 @@ def draw(
 class _Weighted(Layer):
     """A layer with a weight (out, in, ...) and perhaps a bias (out,)."""
 
-    def __init__(self, shape: tuple[int, ...], bias: bool, init: str, rng: Any, dtype: Any) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], bias: bool, init: str, rng: Any, dtype: Any, impl: Any
+    ) -> None:
+        self.impl = self.check_impl(impl)
         self.weight: Any = Parameter(draw(shape, init, rng, dtype))
         self.bias = Parameter(np.zeros(shape[0], dtype)) if bias else None
 
@@ -63,13 +64,19 @@ class _Weighted(Layer):
         if self.bias is not None:
             self.bias.data = library_of(old).zeros_like(self.bias.data)
 
-    def _add_grads(self, dy: Array, x: Array) -> None:
-        """For y = x w^T + bias with rows x (N, in), dy (N, out): dw = dy^T x, dbias = sum dy."""
+    def _computed(self, function: Any, x: Array, *arguments: Any) -> tuple[Array, Backward]:
+        """function(x, weight, bias, *arguments) of `impl`, with its gradients added where due."""
         weight, bias = self.weight, self.bias
-        weight.add_grad(matmul(dy.T, x).reshape(weight.data.shape))
-        if bias is not None:
-            sums = accumulator(dy.dtype).total(dy.T)
-            bias.add_grad(sums[:, 0].astype(dy.dtype, copy=False))
+        y, gradients = function(x, weight.data, None if bias is None else bias.data, *arguments)
+
+        def backward(dy: Array) -> Array:
+            dx, dw, dbias = gradients(dy)
+            weight.add_grad(dw)
+            if bias is not None:
+                bias.add_grad(dbias)
+            return dx
+
+        return y, backward
 
 
 def initialize(model: Layer, rng: int | np.random.Generator = 0, init: str = "he") -> None:
@@ -84,9 +91,13 @@ def initialize(model: Layer, rng: int | np.random.Generator = 0, init: str = "he
 class Linear(_Weighted):
     """y = x w^T + bias: x (N, inputs) -> y (N, outputs); weight (outputs, inputs), bias (outputs,).
 
-    init, rng: see `draw`; pass one Generator to all layers of a model. Backward: dx = dy w,
-    dw = dy^T x, dbias = sum over the batch of dy. Errors name the layer and the shape.
+    init, rng: see `draw`; pass one Generator to all layers of a model. impl: None (`lpnorm.plain`)
+    or a module with `linear`. Backward: dx = dy w, dw = dy^T x, dbias = sum over the batch of dy.
+    Errors name the layer and the shape. The same bits for any number of threads: see
+    `lpnorm.plain.products`.
     """
+
+    functions = ("linear",)
 
     def __init__(
         self,
@@ -96,22 +107,15 @@ class Linear(_Weighted):
         init: str = "he",
         rng: int | np.random.Generator = 0,
         dtype: Any = "float32",
+        impl: Any = None,
     ) -> None:
         shape = (check_count("outputs", outputs), check_count("inputs", inputs))
-        super().__init__(shape, bias, init, rng, dtype)
+        super().__init__(shape, bias, init, rng, dtype, impl)
 
     def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
         w = self.weight.data
         check_input(self, x, w, (None, w.shape[1]), ": put nn.Flatten() before" * (x.ndim > 2))
-        y = matmul(x, w.T)
-        if self.bias is not None:
-            y = y + self.bias.data
-
-        def backward(dy: Array) -> Array:
-            self._add_grads(dy, x)
-            return matmul(dy, w)
-
-        return y, backward
+        return self._computed(self.impl.linear, x)
 
 
 class Conv2d(_Weighted):
@@ -120,11 +124,15 @@ class Conv2d(_Weighted):
     y[n, o, i, j] = bias[o] + sum over c, a, b of w[o, c, a, b] * x[n, c, i*stride + a - padding,
     j*stride + b - padding], zero outside; H' = (H + 2 padding - kernel) // stride + 1. weight
     (outputs, inputs, kernel, kernel). kernel, stride, padding: an int or a pair (height, width).
+    impl: None (`lpnorm.plain`) or a module with `conv2d`.
 
-    Every output position is a column of the input values its window sees, so the layer is one
-    matrix product with those columns; going back, a window sends its gradient to where it read
-    from, and overlapping windows add up. Errors name the layer and the shape.
+    Every output position is a column of the input values its window sees, so the layer is a matrix
+    product with those columns: the derivation, the order of its sums, and why its bits are the same
+    for any number of threads are in `lpnorm.plain.products`. The backward keeps x, not its columns.
+    Errors name the layer and the shape.
     """
+
+    functions = ("conv2d",)
 
     def __init__(
         self,
@@ -137,84 +145,16 @@ class Conv2d(_Weighted):
         init: str = "he",
         rng: int | np.random.Generator = 0,
         dtype: Any = "float32",
+        impl: Any = None,
     ) -> None:
         self.windows = Windows("Conv2d", kernel, stride, padding)
         shape = (check_count("outputs", outputs), check_count("inputs", inputs))
-        super().__init__(shape + self.windows.kernel, bias, init, rng, dtype)
+        super().__init__(shape + self.windows.kernel, bias, init, rng, dtype, impl)
 
     def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
         w = self.weight.data
-        outputs, inputs = w.shape[:2]
+        inputs = w.shape[1]
         last = x.ndim == 4 and x.shape[3] == inputs
         hint = ": for channels last, pass x.transpose(0, 3, 1, 2)" if last else ""
         check_input(self, x, w, (None, inputs, None, None), hint)
-        taps = self.windows.view(x)  # (kernel height, kernel width, N, C, H', W')
-        n, _, height, width = taps.shape[2:]
-        columns = taps.transpose(3, 0, 1, 2, 4, 5).reshape(-1, n * height * width)
-        flat = w.reshape(outputs, -1)
-        y = matmul(flat, columns)
-        if self.bias is not None:
-            y = y + column(self.bias.data)
-
-        def backward(dy: Array) -> Array:
-            dy = dy.transpose(1, 0, 2, 3).reshape(outputs, -1)
-            self._add_grads(dy.T, columns.T)
-            dtaps = matmul(flat.T, dy).reshape(inputs, *self.windows.kernel, n, height, width)
-            return self.windows.scatter(dtaps.transpose(1, 2, 3, 0, 4, 5), x)
-
-        y = y.reshape(outputs, n, height, width).transpose(1, 0, 2, 3)
-        return library_of(y).ascontiguousarray(y), backward
-
-
-class Windows:
-    """The windows a convolution or a pool looks through: kernel, stride, padding as pairs.
-
-    Raises TypeError or ValueError naming kernel, stride or padding.
-    """
-
-    def __init__(self, owner: str, kernel: Any, stride: Any, padding: Any) -> None:
-        self.owner = owner  # whose windows, for messages
-        self.kernel = _pair("kernel", kernel, 1)
-        self.stride = _pair("stride", stride, 1)
-        self.padding = _pair("padding", padding, 0)
-
-    def view(self, x: Array, fill: float = 0.0) -> Array:
-        """x (N, C, H, W) padded with `fill`, as (kernel height, kernel width, N, C, H', W').
-
-        Entry [a, b] is what the tap (a, b) of the kernel sees at every output position.
-        """
-        (above, left), (down, right) = self.padding, self.stride
-        if x.ndim != 4:
-            raise ValueError(f"{self.owner}: x must be (N, C, H, W), got {tuple(x.shape)}")
-        for size, pad, kernel in zip(x.shape[2:], self.padding, self.kernel, strict=True):
-            if size + 2 * pad < kernel:
-                raise ValueError(
-                    f"{self.owner}: x of shape {tuple(x.shape)}, padded by {self.padding}, "
-                    f"is smaller than the kernel {self.kernel}"
-                )
-        xp = library_of(x)
-        if above or left:
-            sides = ((0, 0), (0, 0), (above, above), (left, left))
-            x = xp.pad(x, sides, constant_values=fill)
-        seen = xp.lib.stride_tricks.sliding_window_view(x, self.kernel, axis=(2, 3))
-        return seen[:, :, ::down, ::right].transpose(4, 5, 0, 1, 2, 3)
-
-    def scatter(self, taps: Array, x: Array) -> Array:
-        """The transpose of `view`: add up gradients (kh, kw, N, C, H', W') where x was read."""
-        (above, left), (down, right) = self.padding, self.stride
-        n, c, height, width = x.shape
-        size = (c, n, height + 2 * above, width + 2 * left)
-        dx = library_of(x).zeros(size, accumulator(x.dtype).dtype)
-        dx = dx.transpose(1, 0, 2, 3)  # channels first in memory, as Conv2d's matrix product is
-        rows, columns = taps.shape[4:]
-        for i in range(self.kernel[0]):
-            for j in range(self.kernel[1]):
-                dx[:, :, i : i + down * rows : down, j : j + right * columns : right] += taps[i, j]
-        return dx[:, :, above : above + height, left : left + width].astype(x.dtype, copy=False)
-
-
-def _pair(name: str, value: Any, low: int) -> tuple[int, int]:
-    both = value if isinstance(value, tuple) else (value, value)
-    if len(both) != 2:
-        raise ValueError(f"{name} must be an int or a pair, got {value!r}")
-    return check_count(name, both[0], low), check_count(name, both[1], low)
+        return self._computed(self.impl.conv2d, x, self.windows)

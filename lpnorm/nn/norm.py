@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm import batchnorm
 from lpnorm.arrays import (
     Array,
     accumulator,
@@ -17,12 +16,8 @@ from lpnorm.arrays import (
     check_count,
     check_dtype,
     check_number,
-    column,
-    from_rows,
     one_axis,
     other_axis,
-    short,
-    to_rows,
 )
 from lpnorm.nn.base import Backward, Layer, Parameter, check_input_dtype
 from lpnorm.norms import as_norm, gaussian_constant
@@ -46,8 +41,6 @@ def check_channels_of(layer: Layer, x: Array, channels: int, axis: int) -> int:
 class _Normalization(Layer):
     """gamma = 1 and beta = 0 of a given shape, or None, and the arguments of the function."""
 
-    functions: tuple[str, ...] = ()  # what an `impl` must have
-
     def __init__(
         self, shape: tuple[int, ...], p: Any, affine: bool, impl: Any, dtype: Any, **arguments: Any
     ) -> None:
@@ -56,10 +49,7 @@ class _Normalization(Layer):
         accumulator(dtype, arguments["accumulate"])
         check_number("eps", arguments["eps"])
         gaussian_constant(2, 1, arguments["constant"])  # refuses what it does not know
-        self.impl = batchnorm if impl is None else impl
-        for name in self.functions:
-            if not callable(getattr(self.impl, name, None)):
-                raise TypeError(f"impl must be None or a module with {name}, got {short(impl)}")
+        self.impl = self.check_impl(impl)
         self.gamma = Parameter(np.ones(shape, dtype)) if affine else None
         self.beta = Parameter(np.zeros(shape, dtype)) if affine else None
         self.arguments = {"p": p, **arguments}
@@ -95,7 +85,7 @@ class BatchNorm(_Normalization):
 
     channels: the length of `axis`; p, eps, constant, accumulate: see `lpnorm.batch_norm`;
     momentum: from 0 to 1; affine: learn gamma and beta; impl: a module with the same functions
-    (None: `lpnorm.batchnorm`). The running statistics have the accumulator's dtype: float32 in a
+    (None: `lpnorm.plain`). The running statistics have the accumulator's dtype: float32 in a
     float16 layer, float16 with ``accumulate="float16"``. Raises TypeError or ValueError
     naming the argument. Until it is called, the backward holds x itself and the arrays of gamma,
     beta and the running statistics, not copies, with train=False too: change none in place.
@@ -224,39 +214,42 @@ class MeanOnlyBatchNorm(Layer):
 
     Backward: the mean is 1/n in every x, so dx = dy - mean(dy), and dbeta = sum dy, over each
     channel. Training uses the batch's mean, and running_mean follows as in `BatchNorm`; with
-    train=False it is used instead and, being a constant, dx = dy. channels, axis, momentum, dtype
+    train=False it is used instead and, being a constant, dx = dy. channels, axis, momentum, dtype, impl
     and errors as for `BatchNorm`. Source: Salimans & Kingma 2016, as the
     authors of "Norm matters" use it.
     """
 
     buffers = ("running_mean",)
+    functions = ("center",)
 
     def __init__(
-        self, channels: int, axis: int = 1, momentum: float = 0.1, dtype: Any = "float32"
+        self,
+        channels: int,
+        axis: int = 1,
+        momentum: float = 0.1,
+        dtype: Any = "float32",
+        impl: Any = None,
     ) -> None:
         shape = (check_count("channels", channels),)
         self.axis, self.momentum = one_axis(axis), check_number("momentum", momentum, 0, 1)
+        self.impl = self.check_impl(impl)
         self.beta = Parameter(np.zeros(shape, check_dtype("dtype", dtype)))
         self.running_mean = np.zeros(shape, accumulator(dtype).dtype)
 
     def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
-        beta = self.beta.data
+        beta, running = self.beta.data, self.running_mean
         axis = check_channels_of(self, x, beta.shape[0], self.axis)
         check_input_dtype(self, x, beta)
         if train and x.size == x.shape[axis]:
             warnings.warn(ONE_VALUE, UserWarning, stacklevel=2)
-        reduced = tuple(a for a in range(x.ndim) if a != axis)
-        rows, wide = to_rows(x, reduced), accumulator(x.dtype)
-        mean = wide.average(rows) if train else column(self.running_mean)
+        y, mean, center_backward = self.impl.center(x, beta, None if train else running, axis)
         if train:
-            batch = mean[:, 0].astype(self.running_mean.dtype)
-            self.running_mean = (1 - self.momentum) * self.running_mean + self.momentum * batch
-        y = (rows - mean).astype(x.dtype, copy=False) + column(beta)
+            batch = mean.astype(running.dtype)
+            self.running_mean = (1 - self.momentum) * running + self.momentum * batch
 
         def backward(dy: Array) -> Array:
-            dy = to_rows(dy, reduced)
-            self.beta.add_grad(wide.total(dy)[:, 0].astype(beta.dtype, copy=False))
-            dx = (dy - wide.average(dy)).astype(dy.dtype, copy=False) if train else dy.copy()
-            return from_rows(dx, x.shape, reduced)
+            dx, dbeta = center_backward(dy)
+            self.beta.add_grad(dbeta)
+            return dx
 
-        return from_rows(y, x.shape, reduced), backward
+        return y, backward

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from lpnorm.arrays import Array, library_of
+from typing import Any
+
+from lpnorm.arrays import Array
 from lpnorm.nn.base import Backward, Layer
 
 
 class ReLU(Layer):
     """y = max(x, 0), any shape; dx = dy where x > 0, else 0 (the subgradient 0 at 0). NaN stays."""
 
+    functions = ("relu",)
+
+    def __init__(self, impl: Any = None) -> None:
+        self.impl = self.check_impl(impl)
+
     def forward(self, x: Array, train: bool) -> tuple[Array, Backward]:
-        passed = x > 0
-
-        def backward(dy: Array) -> Array:
-            xp = library_of(x)
-            return xp.where(passed, dy, xp.zeros_like(dy))  # not dy * passed: inf * 0 is NaN
-
-        return x.clip(0, None), backward
+        return self.impl.relu(x)
 
 
 class Flatten(Layer):

@@ -30,12 +30,21 @@ class WeightNorm(Layer):
     initialization: v starts as the weight, g as its channel norms. The parameters are named
     "<weight>_v" and "<weight>_g"; everything else the layer has (a bias) stays "layer.<name>".
     A weight shared with another layer is no longer shared. Initializing the layer again raises
-    ValueError; `unwrap()` bakes the weights back. See `lpnorm.weight_norm` for the mathematics.
+    ValueError; `unwrap()` bakes the weights back. impl: None (`lpnorm.plain`) or a module with the
+    same functions; the wrapped layer has its own. See `lpnorm.weight_norm` for the mathematics.
     """
 
+    functions: tuple[str, ...] = ("weight_norm", "weight_norm_backward")
+
     def __init__(
-        self, layer: Layer, p: Any = 2, axis: int = 0, weights: Sequence[str] = ("weight",)
+        self,
+        layer: Layer,
+        p: Any = 2,
+        axis: int = 0,
+        weights: Sequence[str] = ("weight",),
+        impl: Any = None,
     ) -> None:
+        self.impl = self.check_impl(impl)
         check_layer(f"{type(self).__name__}: layer", layer)
         if isinstance(weights, str) or not all(isinstance(name, str) for name in weights):
             raise TypeError(f"weights must be a tuple of names, got {short(weights)}")
@@ -72,10 +81,10 @@ class WeightNorm(Layer):
     def _compute(self, name: str) -> tuple[Array, Any]:
         """w, and dw -> None, which adds to the gradients of v and g."""
         v, g = getattr(self, f"{name}_v"), getattr(self, f"{name}_g")
-        w, cache = weightnorm.weight_norm(v.data, g.data, self.p, self.axis)
+        w, cache = self.impl.weight_norm(v.data, g.data, self.p, self.axis)
 
         def backward(dw: Array) -> None:
-            dv, dg = weightnorm.weight_norm_backward(dw, cache)
+            dv, dg = self.impl.weight_norm_backward(dw, cache)
             v.add_grad(dv)
             g.add_grad(dg)
 
@@ -113,6 +122,8 @@ class BoundedWeightNorm(WeightNorm):
     else as for `WeightNorm`; see `lpnorm.bounded_weight_norm` for the mathematics.
     """
 
+    functions = ("bounded_weight_norm", "bounded_weight_norm_backward")
+
     def _start(self, name: str, v: Array) -> None:
         rho = weightnorm.bounded_norm(v, self.p, self.axis)
         setattr(self, f"{name}_rho", np.full((), rho, accumulator(v.dtype).dtype))
@@ -120,9 +131,9 @@ class BoundedWeightNorm(WeightNorm):
 
     def _compute(self, name: str) -> tuple[Array, Any]:
         v, rho = getattr(self, f"{name}_v"), float(getattr(self, f"{name}_rho"))
-        w, cache = weightnorm.bounded_weight_norm(v.data, rho, self.p, self.axis)
+        w, cache = self.impl.bounded_weight_norm(v.data, rho, self.p, self.axis)
 
         def backward(dw: Array) -> None:
-            v.add_grad(weightnorm.bounded_weight_norm_backward(dw, cache))
+            v.add_grad(self.impl.bounded_weight_norm_backward(dw, cache))
 
         return w, backward

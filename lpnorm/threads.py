@@ -1,0 +1,180 @@
+"""A few threads for work that is cut into parts and runs without Python's lock.
+
+NumPy's products, its operations on whole arrays and compiled loops all do. How work is cut never
+depends on the number of threads where that could be felt in a result: see `each`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import numpy as np
+
+from lpnorm.arrays import check_count
+
+WORTH = 2**19  # operations on a value that are worth a thread: waking one takes a fifth of that
+_wanted: int | None = None
+
+
+def count() -> int:
+    """How many threads work is given: `use`, or LPNORM_THREADS, or the cores of this process.
+
+    Raises TypeError or ValueError naming LPNORM_THREADS if it is no number of threads.
+    """
+    if _wanted is not None:
+        return _wanted
+    named = os.environ.get("LPNORM_THREADS")
+    if named:
+        return check_count("LPNORM_THREADS", int(named) if named.isdecimal() else named)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def use(threads: int | None) -> None:
+    """Give work this many threads, at least 1; None: as many as there are cores.
+
+    Raises TypeError or ValueError naming threads.
+    """
+    global _wanted
+    _wanted = None if threads is None else check_count("threads", threads)
+
+
+class _Pool:
+    """Helpers of the calling thread, kept off the core it runs on.
+
+    A helper is woken and done within a millisecond; left to itself, Linux likes to wake it on the
+    core of the caller, where it waits until the caller has done its own part (measured: half of the
+    calls took twice as long).
+    """
+
+    def __init__(self, helpers: int) -> None:
+        self.process, self.helpers = os.getpid(), helpers
+        ids: list[int] = []  # (a function that knew self would keep the pool for ever)
+        self.ids = ids
+        self.executor = ThreadPoolExecutor(
+            helpers, "lpnorm", lambda: ids.append(threading.get_native_id())
+        )
+        self.core = -1
+        self.core_of_caller = getattr(ctypes.PyDLL(None), "sched_getcpu", None) if _LINUX else None
+
+    def run(self, parts: list[Callable[[], Any]]) -> None:
+        """Call every part, the first one here, and any that no helper can take."""
+        waiting: list[Future[Any]] = []
+        left = list(parts)
+        try:
+            with contextlib.suppress(RuntimeError):  # no more threads; at the end of the program
+                while len(left) > 1:
+                    waiting.append(self.executor.submit(left[-1]))
+                    left.pop()
+            self._keep_off()
+            for part in left:
+                part()
+        finally:
+            wait(waiting)  # what they work on must not go before they are done
+        for each in waiting:
+            each.result()
+
+    def _keep_off(self) -> None:
+        """Keep the helpers off this core, if it is another one than last time."""
+        if self.core_of_caller is None or (core := self.core_of_caller()) == self.core:
+            return
+        with contextlib.suppress(OSError):  # a sandbox, a set of cores that has shrunk
+            others = os.sched_getaffinity(0) - {core}
+            for each in self.ids if others else ():
+                os.sched_setaffinity(each, others)
+            self.core = core if len(self.ids) == self.helpers else -1
+
+
+_LINUX = hasattr(os, "sched_setaffinity")
+_pool: _Pool | None = None
+
+
+def run(parts: list[Callable[[], Any]]) -> None:
+    """Call every part, on as many threads as there are parts; returns when all are done."""
+    global _pool
+    if len(parts) == 1:
+        parts[0]()
+        return
+    helpers = len(parts) - 1
+    if _pool is None or _pool.process != os.getpid() or _pool.helpers < helpers:
+        _pool = _Pool(helpers)  # threads do not survive a fork
+    _pool.run(parts)
+
+
+def each(function: Callable[..., Any], pieces: Sequence[tuple[Any, ...]], work: float) -> None:
+    """function(*piece) for every piece, in order on each thread; the pieces do not depend on it.
+
+    work: how many operations on a value there are in all: little work stays on this thread.
+    NumPy's `errstate` is that of the caller.
+    """
+    share = max(1, min(count(), len(pieces), int(work / WORTH)))
+    if share == 1:
+        for piece in pieces:
+            function(*piece)
+        return
+    errors, call = np.geterr(), np.geterrcall()
+
+    def some(first: int, last: int) -> None:
+        with np.errstate(call=call, **errors):  # type: ignore[arg-type]
+            for piece in pieces[first:last]:
+                function(*piece)
+
+    run([functools.partial(some, first, last) for first, last in cut(len(pieces), share)])
+
+
+def cut(n: int, most: int) -> list[tuple[int, int]]:
+    """0 ... n - 1 in at most so many even runs, none of them empty: [(first, last + 1), ...]."""
+    k = min(n, most)
+    return [(n * i // k, n * (i + 1) // k) for i in range(k)]
+
+
+class _OneBlasThread(contextlib.ContextDecorator):
+    """In the block NumPy's BLAS computes on the thread that calls it, if it can be told so.
+
+    A product's bits may depend on how many threads BLAS shares it among. The first to enter says
+    one, the last to leave puts back what was: blocks may overlap, on several threads too.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside = threading.Lock(), 0
+        self.before: list[int] = []
+
+    @functools.cached_property
+    def libraries(self) -> list[Any]:
+        """What `threadpoolctl` found to control; nothing without it (extra "fast")."""
+        try:
+            from threadpoolctl import ThreadpoolController
+        except ImportError:
+            return []
+        return list(ThreadpoolController().select(user_api="blas").lib_controllers)
+
+    def __bool__(self) -> bool:
+        """Can it be told?"""
+        return bool(self.libraries)
+
+    def __enter__(self) -> None:
+        libraries = self.libraries
+        with self.lock:
+            self.inside += 1
+            if self.inside == 1:
+                self.before = [blas.num_threads for blas in libraries]
+                for blas, threads in zip(libraries, self.before, strict=True):
+                    if threads != 1:
+                        blas.set_num_threads(1)
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                for blas, threads in zip(self.libraries, self.before, strict=True):
+                    if threads != 1:
+                        blas.set_num_threads(threads)
+
+
+one_blas_thread = _OneBlasThread()
