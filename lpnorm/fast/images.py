@@ -1,4 +1,4 @@
-"""What a convolution, a pool and a ReLU move, as compiled loops: `lpnorm.plain`, value by value.
+"""ReLU and pools as compiled loops, and what `convolution` shares with them.
 
 Arrays come as places (see `lanes.array_at`), float16 as its bits. `like` holds numbers that stand for
 the dtype of the arrays and for the one that is computed in. `windows` is (kernel, stride, padding and
@@ -39,7 +39,7 @@ def seen(size: int, tap: int, stride: int, padding: int, count: int) -> Any:
 # --- VECTOR values at once --------------------------------------------------------------------
 
 
-def _vector(context: Any, builder: Any, kind: Any, array: Any, i: Any) -> Any:
+def vector_at(context: Any, builder: Any, kind: Any, array: Any, i: Any) -> Any:
     """A pointer to VECTOR values of an array, from i on."""
     data = context.make_array(kind)(context, builder, array).data
     values = ir.VectorType(context.get_value_type(kind.dtype), VECTOR)
@@ -66,32 +66,16 @@ def _below(context: Any, builder: Any, dtype: Any, values: Any) -> Any:
 
 
 @intrinsic
-def copy_vector(context: Any, a: Any, i: Any, b: Any, j: Any) -> Any:
-    """b[j : j + VECTOR] = a[i : i + VECTOR], of one dtype (nothing otherwise)."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        a, i, b, j = arguments
-        if a_kind.dtype == b_kind.dtype:
-            size = a_kind.dtype.bitwidth // 8
-            values = builder.load(_vector(context, builder, a_kind, a, i), align=size)
-            builder.store(values, _vector(context, builder, b_kind, b, j), align=size)
-        return context.get_dummy_value()
-
-    a_kind, b_kind = a, b
-    return types.void(a, types.intp, b, types.intp), build
-
-
-@intrinsic
 def relu_vector(context: Any, x: Any, y: Any, i: Any) -> Any:
     """y = relu(x) for VECTOR values from i on; one bit each, the first the lowest: was x > 0?"""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         x, y, i = arguments
         size = kind.dtype.bitwidth // 8
-        values = builder.load(_vector(context, builder, kind, x, i), align=size)
+        values = builder.load(vector_at(context, builder, kind, x, i), align=size)
         zero = ir.Constant(values.type, None)
         result = builder.select(_below(context, builder, kind.dtype, values), zero, values)
-        builder.store(result, _vector(context, builder, kind, y, i), align=size)
+        builder.store(result, vector_at(context, builder, kind, y, i), align=size)
         above = _above_zero(context, builder, kind.dtype, values)
         return builder.bitcast(above, ir.IntType(VECTOR))
 
@@ -106,97 +90,14 @@ def pass_vector(context: Any, dy: Any, dx: Any, i: Any, bits: Any) -> Any:
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         dy, dx, i, bits = arguments
         size = kind.dtype.bitwidth // 8
-        values = builder.load(_vector(context, builder, kind, dy, i), align=size)
+        values = builder.load(vector_at(context, builder, kind, dy, i), align=size)
         passed = builder.bitcast(bits, ir.VectorType(ir.IntType(1), VECTOR))
         result = builder.select(passed, values, ir.Constant(values.type, None))
-        builder.store(result, _vector(context, builder, kind, dx, i), align=size)
+        builder.store(result, vector_at(context, builder, kind, dx, i), align=size)
         return context.get_dummy_value()
 
     kind = dy
     return types.void(dy, dx, types.intp, types.uint16), build
-
-
-# --- convolution ------------------------------------------------------------------------------
-
-
-@inner
-def copy(a: Any, i: int, b: Any, j: int, size: int, same: bool) -> None:
-    """b[j : j + size] = a[i : i + size]; same: they have one dtype."""
-    if same and size >= VECTOR:
-        for q in range(0, size - VECTOR + 1, VECTOR):
-            copy_vector(a, i + q, b, j + q)
-        if size % VECTOR:
-            copy_vector(a, i + size - VECTOR, b, j + size - VECTOR)
-    else:
-        for q in range(size):
-            b[j + q] = widen(a[i + q])
-
-
-@inner
-def clear(b: Any, j: int, size: int, step: int) -> None:
-    for q in range(j, j + size * step, step):
-        b[q] = 0
-
-
-@entry
-def gather(x: Any, columns: Any, first: int, last: int, windows: Any, like: Any) -> None:
-    """`lpnorm.plain.products.gather` of samples first ... last - 1."""
-    (kh, kw), (down, right), (above, left), (rows, across) = windows
-    _, channels, height, width = x[1]
-    xs, out = flat(x, like[0]), flat(columns, like[1])
-    plane, length = height * width, rows * across
-    whole = right == 1 and down == 1 and across == width  # windows one behind another in memory
-    to = 0
-    for c in range(channels):
-        for a in range(kh):
-            i0, i1 = seen(height, a, down, above, rows)
-            for b in range(kw):
-                j0, j1 = seen(width, b, right, left, across)
-                for n in range(first, last):
-                    at = (n * channels + c) * plane + (i0 * down + a - above) * width + b - left
-                    clear(out, to, i0 * across, 1)
-                    clear(out, to + i1 * across, (rows - i1) * across, 1)
-                    if whole:  # what it reads beyond a row's end is overwritten by zeros
-                        size = (i1 - i0) * width
-                        start, end = max(0, -at), min(size, xs.size - at)
-                        into = to + i0 * across
-                        copy(xs, at + start, out, into + start, end - start, like[2])
-                        for j in range(j0):
-                            clear(out, into + j, i1 - i0, across)
-                        for j in range(j1, across):
-                            clear(out, into + j, i1 - i0, across)
-                    else:
-                        for i in range(i0, i1):
-                            into = to + i * across
-                            for j in range(j0):
-                                out[into + j] = 0
-                            for j in range(j0, j1):
-                                out[into + j] = widen(xs[at + j * right])
-                            for j in range(j1, across):
-                                out[into + j] = 0
-                            at += down * width
-                    to += length
-
-
-@entry
-def scatter(dx: Any, columns: Any, first: int, last: int, windows: Any, like: Any) -> None:
-    """`lpnorm.plain.products.scatter` of samples first ... last - 1; dx like the columns."""
-    (kh, kw), (down, right), (above, left), (rows, across) = windows
-    _, channels, height, width = dx[1]
-    values, sent = flat(dx, like[1]), flat(columns, like[1])
-    samples, length = last - first, rows * across
-    for n in range(first, last):
-        for c in range(channels):
-            for a in range(kh):
-                i0, i1 = seen(height, a, down, above, rows)
-                for b in range(kw):
-                    j0, j1 = seen(width, b, right, left, across)
-                    at = ((c * kh + a) * kw + b) * samples + n - first
-                    for i in range(i0, i1):
-                        row = (n * channels + c) * height + i * down + a - above
-                        to, own = row * width + b - left, at * length + i * across
-                        for j in range(j0, j1):
-                            values[to + j * right] += sent[own + j]
 
 
 # --- pointwise --------------------------------------------------------------------------------

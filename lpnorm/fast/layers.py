@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from lpnorm import plain, threads
 from lpnorm.arrays import Array, accumulator
-from lpnorm.fast import images
+from lpnorm.fast import blas, convolution, images
 from lpnorm.fast.cpu import LIKE, is_plain
 from lpnorm.fast.lanes import place
 from lpnorm.plain import products
-from lpnorm.plain.products import Gradients
+from lpnorm.plain.products import Gradients, Plan
 from lpnorm.plain.windows import Windows
 
 Backward = Callable[[Array], Array]
@@ -24,28 +23,75 @@ def conv2d(
     x: Array, w: Array, bias: Array | None, windows: Windows
 ) -> tuple[Array, Callable[[Array], Gradients]]:
     """`lpnorm.plain.conv2d`, bit for bit."""
-    loops = LOOPS if is_plain(x) and is_plain(w) else products.ARRAYS
-    return products.conv2d(x, w, bias, windows, loops)
+    wide = accumulator(x.dtype).dtype
+    plan, product = Plan(x.shape, w, windows), blas.gemm(wide.name)
+    shapes = (*plan.matrix.shape, *w.shape[:2], plan.length, plan.out[2] * x.shape[3])
+    if product is None or not (is_plain(x) and is_plain(w)) or 1 in shapes:
+        return products.conv2d(x, w, bias, windows)  # with a side of 1 NumPy's product is another
+    xs, y = stored(x), np.empty(plan.out, x.dtype)
+    like = LIKE[x.dtype.name], LIKE[wide.name], x.dtype == wide, *product
+    version = f"{x.dtype.name} by {type(product[1]).__name__}"
+
+    def forward(number: int, first: int, last: int) -> None:
+        arrays = xs, plan.matrix, stored(y)
+        room = _room(plan, wide)
+        convolution.correlate(
+            version, *_places(arrays), _places(room), _windows(plan.seen, x.shape), _about(plan),
+            (first, last, plan.most), like,
+        )  # fmt: skip
+
+    products.in_parts(forward, plan, 1)
+    if bias is not None:
+        y += bias[:, None, None]
+
+    def backward(dy: Array) -> Gradients:
+        dys = stored(dy)
+
+        def turned(
+            dy: Array, x: Array, dx: Array, dw: Array, plan: Plan, down: Windows, *part: int
+        ) -> None:
+            arrays = dys, xs, plan.matrix, stored(dx), dw
+            room = [*_room(plan, wide), *_empty(wide, dw.shape[1] * plan.most * plan.length, dw.size)]
+            convolution.turned(
+                version, *_places(arrays), _places(room), _windows(plan.seen, dy.shape),
+                _windows(down, x.shape), _about(plan), (*part, plan.most), like,
+            )  # fmt: skip
+
+        def scattered(dy: Array, x: Array, dx: Array, dw: Array, plan: Plan, *part: int) -> None:
+            arrays = dys, xs, np.ascontiguousarray(plan.matrix.T), dx, dw
+            room = [*_room(plan, wide), *_empty(wide, dw.size)]
+            convolution.scattered(
+                version, *_places(arrays), _places(room), _windows(plan.seen, x.shape),
+                _about(plan), (*part, plan.most), like,
+            )  # fmt: skip
+
+        dbias = None if bias is None else products.sum_of_channels(dy)
+        return *products.convolution_backward(dy, x, w, windows, turned, scattered), dbias
+
+    return y, backward
 
 
-def _gather(x: Array, windows: Windows) -> Callable[[int, int, Array], None]:
-    x = stored(x)
-    return partial(_move, images.gather, x, _wide(x), windows)
+def _room(plan: Plan, wide: Any) -> list[Array]:
+    """For the columns of a chunk and what they give."""
+    return _empty(wide, *(side * plan.most * plan.length for side in plan.matrix.shape[::-1]))
 
 
-def _scatter(dx: Array, windows: Windows) -> Callable[[int, int, Array], None]:
-    return partial(_move, images.scatter, dx, dx.dtype, windows)
+def _empty(dtype: Any, *sizes: int) -> list[Array]:
+    """Rows that begin where a vector of 64 bytes may."""
+    rows = []
+    for size in sizes:
+        room = np.empty(size * dtype.itemsize + 64, np.uint8)
+        start = -room.ctypes.data % 64
+        rows.append(room[start : start + size * dtype.itemsize].view(dtype))
+    return rows
 
 
-def _move(
-    function: Any, x: Array, wide: Any, windows: Windows, first: int, last: int, columns: Array
-) -> None:
-    like = LIKE[_name(x)], LIKE[wide.name], x.dtype == wide
-    about = _windows(windows, x.shape)
-    function(f"{_name(x)}", place(x), place(columns), first, last, about, like)
+def _places(arrays: Sequence[Array]) -> Any:
+    return tuple(map(place, arrays))
 
 
-LOOPS = products.Loops(_gather, _scatter)
+def _about(plan: Plan) -> Any:
+    return plan.folded, plan.above, plan.rows, plan.across
 
 
 def relu(x: Array) -> tuple[Array, Backward]:
@@ -107,14 +153,6 @@ def stored(x: Array) -> Array:
     """x as the loops read it: C-contiguous, float16 as its bits."""
     x = np.require(x, requirements=["C", "ALIGNED"])
     return x.view(np.uint16) if x.dtype == np.float16 else x
-
-
-def _name(x: Array) -> str:
-    return "float16" if x.dtype == np.uint16 else x.dtype.name
-
-
-def _wide(x: Array) -> Any:
-    return accumulator(_name(x)).dtype
 
 
 def _windows(windows: Windows, shape: tuple[int, ...]) -> Any:

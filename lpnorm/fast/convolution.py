@@ -1,0 +1,265 @@
+"""Parts of a convolution, compiled: `correlate`, `turned` and `scattered` of `lpnorm.plain.products`.
+
+The same chunks, the same products and the same order of sums, so the same bits. The products are
+NumPy's own (`blas`); what moves values between them is here.
+
+Arrays come as places (see `lanes.array_at`), float16 as its bits. `like` holds numbers that stand for
+the dtype of the arrays and for the one that is multiplied in, whether they are the same, where BLAS's
+product is, and the integers that it takes. windows: (kernel, stride, padding and the counts of
+windows), each a pair (height, width). chunks: first sample, last + 1, and the most of a chunk.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import types
+from numba.extending import intrinsic
+
+from lpnorm.fast.blas import PLAIN, TURNED, _call
+from lpnorm.fast.compiled import entry, inner
+from lpnorm.fast.images import VECTOR, flat, seen, vector_at
+from lpnorm.fast.lanes import array_at, narrow, widen
+
+
+@intrinsic
+def copy_vector(context: Any, a: Any, i: Any, b: Any, j: Any) -> Any:
+    """b[j : j + VECTOR] = a[i : i + VECTOR], of one dtype (nothing otherwise)."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        a, i, b, j = arguments
+        if a_kind.dtype == b_kind.dtype:
+            size = a_kind.dtype.bitwidth // 8
+            values = builder.load(vector_at(context, builder, a_kind, a, i), align=size)
+            builder.store(values, vector_at(context, builder, b_kind, b, j), align=size)
+        return context.get_dummy_value()
+
+    a_kind, b_kind = a, b
+    return types.void(a, types.intp, b, types.intp), build
+
+
+@inner
+def copy(a: Any, i: int, b: Any, j: int, size: int, same: bool) -> None:
+    """b[j : j + size] = a[i : i + size]; same: they have one dtype."""
+    if same and size >= VECTOR:
+        for q in range(0, size - VECTOR + 1, VECTOR):
+            copy_vector(a, i + q, b, j + q)
+        if size % VECTOR:
+            copy_vector(a, i + size - VECTOR, b, j + size - VECTOR)
+    else:
+        for q in range(size):
+            b[j + q] = widen(a[i + q])
+
+
+@inner
+def clear(b: Any, j: int, size: int, step: int) -> None:
+    for q in range(j, j + size * step, step):
+        b[q] = 0
+
+
+@inner
+def gather(x: Any, shape: Any, out: Any, first: int, last: int, windows: Any, same: bool) -> None:
+    """`products.gather` of samples first ... last - 1 of x (N, C, H, W), a row; same: of out's
+    dtype."""
+    (kh, kw), (down, right), (above, left), (rows, across) = windows
+    _, channels, height, width = shape
+    plane, length = height * width, rows * across
+    whole = right == 1 and down == 1 and across == width  # windows one behind another in memory
+    to = 0
+    for c in range(channels):
+        for a in range(kh):
+            i0, i1 = seen(height, a, down, above, rows)
+            for b in range(kw):
+                j0, j1 = seen(width, b, right, left, across)
+                for n in range(first, last):
+                    at = (n * channels + c) * plane + (i0 * down + a - above) * width + b - left
+                    clear(out, to, i0 * across, 1)
+                    clear(out, to + i1 * across, (rows - i1) * across, 1)
+                    if whole:  # what it reads beyond a row's end is overwritten by zeros
+                        size = (i1 - i0) * width
+                        start, end = max(0, -at), min(size, x.size - at)
+                        into = to + i0 * across
+                        copy(x, at + start, out, into + start, end - start, same)
+                        for j in range(j0):
+                            clear(out, into + j, i1 - i0, across)
+                        for j in range(j1, across):
+                            clear(out, into + j, i1 - i0, across)
+                    else:
+                        for i in range(i0, i1):
+                            into = to + i * across
+                            for j in range(j0):
+                                out[into + j] = 0
+                            for j in range(j0, j1):
+                                out[into + j] = widen(x[at + j * right])
+                            for j in range(j1, across):
+                                out[into + j] = 0
+                            at += down * width
+                    to += length
+
+
+@inner
+def fold(sums: Any, y: Any, shape: Any, first: int, last: int, about: Any, like: Any) -> None:
+    """`products._fold` into samples first ... last - 1 of y (N, O, H', W'), a row."""
+    folded, above, rows, across = about
+    _, outputs, height, _ = shape
+    samples, length = last - first, rows * across
+    for o in range(outputs):
+        for n in range(samples):
+            to = ((first + n) * outputs + o) * height * across
+            for i in range(height):
+                low, high = max(0, above - i), min(folded, rows + above - i)
+                at = ((low * outputs + o) * samples + n) * length + (i + low - above) * across
+                step = outputs * samples * length + across
+                add_rows(sums, at, step, high - low, y, to + i * across, across, like)
+
+
+@inner
+def add_rows(
+    sums: Any, at: int, step: int, count: int, y: Any, to: int, size: int, like: Any
+) -> None:
+    """y[to + j] = 0 + sums[at + j] + sums[at + step + j] + ..., `count` of them, one by one."""
+    zero = sums.dtype.type(0)
+    if count == 3:
+        a, b, c = sums[at : at + size], sums[at + step : at + step + size], sums[at + 2 * step :]
+        for j in range(size):
+            y[to + j] = narrow(zero + a[j] + b[j] + c[j], like)
+    elif count == 2:
+        a, b = sums[at : at + size], sums[at + step : at + step + size]
+        for j in range(size):
+            y[to + j] = narrow(zero + a[j] + b[j], like)
+    else:
+        for j in range(size):
+            total = zero
+            for k in range(count):
+                total += sums[at + k * step + j]
+            y[to + j] = narrow(total, like)
+
+
+@inner
+def scatter(dx: Any, shape: Any, sent: Any, first: int, last: int, windows: Any) -> None:
+    """`Windows.scatter` of a chunk's taps into samples first ... last - 1 of dx, a row."""
+    (kh, kw), (down, right), (above, left), (rows, across) = windows
+    _, channels, height, width = shape
+    samples, length = last - first, rows * across
+    for n in range(first, last):
+        for c in range(channels):
+            for a in range(kh):
+                i0, i1 = seen(height, a, down, above, rows)
+                for b in range(kw):
+                    j0, j1 = seen(width, b, right, left, across)
+                    at = ((c * kh + a) * kw + b) * samples + n - first
+                    for i in range(i0, i1):
+                        row = (n * channels + c) * height + i * down + a - above
+                        to, own = row * width + b - left, at * length + i * across
+                        for j in range(j0, j1):
+                            dx[to + j * right] += sent[own + j]
+
+
+# --- products ---------------------------------------------------------------------------------
+
+
+@inner
+def product(a: Any, b: Any, out: Any, m: int, n: int, k: int, like: Any) -> None:
+    """out (m, n) = a (m, k) b (k, n), rows one behind another."""
+    number = type(like[4])
+    _call(like[3], np.int32(PLAIN), number(m), number(n), number(k), a, b, out, number(n))
+
+
+@inner
+def product_turned(a: Any, b: Any, out: Any, m: int, n: int, k: int, like: Any) -> None:
+    """out (m, n) = a (m, k) b^T, b (n, k)."""
+    number = type(like[4])
+    _call(like[3], np.int32(TURNED), number(m), number(n), number(k), a, b, out, number(k))
+
+
+@inner
+def add_product(
+    a: Any, b: Any, share: Any, total: Any, m: int, n: int, k: int, begins: bool, like: Any
+) -> None:
+    """total = a b^T if it begins, else total + a b^T."""
+    if begins:
+        product_turned(a, b, total, m, n, k, like)
+    else:
+        product_turned(a, b, share, m, n, k, like)
+        for q in range(m * n):
+            total[q] += share[q]
+
+
+@inner
+def chunk(i: int, first: int, last: int, most: int) -> Any:
+    """The i-th chunk of `Plan.chunks`: first sample and last + 1."""
+    n = last - first
+    count = (n + most - 1) // most
+    return first + n * i // count, first + n * (i + 1) // count
+
+
+@inner
+def chunks(first: int, last: int, most: int) -> int:
+    return (last - first + most - 1) // most
+
+
+@entry
+def correlate(
+    x: Any, matrix: Any, y: Any, room: Any, windows: Any, about: Any, part: Any, like: Any
+) -> None:
+    """y of a part's samples; room: for a chunk's columns and for what they give."""
+    xs, ys, w = flat(x, like[0]), flat(y, like[0]), flat(matrix, like[1])
+    columns, sums = flat(room[0], like[1]), flat(room[1], like[1])
+    (m, k), (first, last, most), length = matrix[1], part, about[2] * about[3]
+    for i in range(chunks(first, last, most)):
+        at, to = chunk(i, first, last, most)
+        gather(xs, x[1], columns, at, to, windows, like[2])
+        product(w, columns, sums, m, (to - at) * length, k, like)
+        fold(sums, ys, y[1], at, to, about, like[0])
+
+
+@entry
+def turned(
+    dy: Any, x: Any, matrix: Any, dx: Any, dw: Any, room: Any, windows: Any, down: Any, about: Any,
+    part: Any, like: Any,
+) -> None:  # fmt: skip
+    """dx of a part's samples and their share of dw; room: as above, for rows of x, and for dw."""
+    dys, xs, dxs = flat(dy, like[0]), flat(x, like[0]), flat(dx, like[0])
+    w, total, share = flat(matrix, like[1]), flat(dw, like[1]), flat(room[3], like[1])
+    columns, sums, rows = flat(room[0], like[1]), flat(room[1], like[1]), flat(room[2], like[1])
+    (m, k), (first, last, most), length = matrix[1], part, about[2] * about[3]
+    for i in range(chunks(first, last, most)):
+        at, to = chunk(i, first, last, most)
+        size = (to - at) * length
+        gather(dys, dy[1], columns, at, to, windows, like[2])
+        product(w, columns, sums, m, size, k, like)
+        fold(sums, dxs, dx[1], at, to, about, like[0])
+        gather(xs, x[1], rows, at, to, down, like[2])
+        add_product(columns, rows, share, total, dw[1][0], dw[1][1], size, i == 0, like)
+
+
+@entry
+def scattered(
+    dy: Any, x: Any, matrix: Any, dx: Any, dw: Any, room: Any, windows: Any, about: Any, part: Any,
+    like: Any,
+) -> None:  # fmt: skip
+    """dx of a part's samples and their share of dw^T; matrix: w^T; room: for columns, dy and dw."""
+    dys, xs, dxs = flat(dy, like[0]), flat(x, like[0]), flat(dx, like[1])
+    w, total, share = flat(matrix, like[1]), flat(dw, like[1]), flat(room[2], like[1])
+    columns, rows = flat(room[0], like[1]), flat(room[1], like[1])
+    (k, m), (first, last, most), length = matrix[1], part, about[2] * about[3]
+    for i in range(chunks(first, last, most)):
+        at, to = chunk(i, first, last, most)
+        size = (to - at) * length
+        gather(xs, x[1], columns, at, to, windows, like[2])
+        turn(dys, rows, m, at, to, length)
+        add_product(columns, rows, share, total, k, m, size, i == 0, like)
+        product(w, rows, columns, k, size, m, like)
+        scatter(dxs, x[1], columns, at, to, windows)
+
+
+@inner
+def turn(dy: Any, rows: Any, channels: int, first: int, last: int, length: int) -> None:
+    """dy (N, O, L) of a chunk as (O, samples L)."""
+    samples = last - first
+    for c in range(channels):
+        for n in range(samples):
+            at, to = ((first + n) * channels + c) * length, (c * samples + n) * length
+            for q in range(length):
+                rows[to + q] = widen(dy[at + q])
