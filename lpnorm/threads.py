@@ -1,7 +1,7 @@
 """A few threads for work that is cut into parts and runs without Python's lock.
 
 NumPy's products, its operations on whole arrays and compiled loops all do. How work is cut never
-depends on the number of threads where that could be felt in a result: see `each`.
+depends on the number of threads where that could be felt in a result.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import ctypes
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -107,25 +107,23 @@ def run(parts: list[Callable[[], Any]]) -> None:
     _pool.run(parts)
 
 
-def each(function: Callable[..., Any], pieces: Sequence[tuple[Any, ...]], work: float) -> None:
-    """function(*piece) for every piece, in order on each thread; the pieces do not depend on it.
+def each(function: Callable[[int, int], Any], pieces: int, work: float) -> None:
+    """function(first, last) for runs of all pieces 0 ... pieces - 1, a run for each thread.
 
-    work: how many operations on a value there are in all: little work stays on this thread.
-    NumPy's `errstate` is that of the caller.
+    A result must not depend on how pieces are shared out. work: how many operations on a value
+    there are in all: little work stays on this thread. NumPy's `errstate` is that of the caller.
     """
-    share = max(1, min(count(), len(pieces), int(work / WORTH)))
+    share = max(1, min(count(), pieces, int(work / WORTH)))
     if share == 1:
-        for piece in pieces:
-            function(*piece)
+        function(0, pieces)
         return
     errors, call = np.geterr(), np.geterrcall()
 
     def some(first: int, last: int) -> None:
         with np.errstate(call=call, **errors):  # type: ignore[arg-type]
-            for piece in pieces[first:last]:
-                function(*piece)
+            function(first, last)
 
-    run([functools.partial(some, first, last) for first, last in cut(len(pieces), share)])
+    run([functools.partial(some, first, last) for first, last in cut(pieces, share)])
 
 
 def cut(n: int, most: int) -> list[tuple[int, int]]:

@@ -6,7 +6,7 @@ NumPy's own (`blas`); what moves values between them is here.
 Arrays come as places (see `lanes.array_at`), float16 as its bits. `like` holds numbers that stand for
 the dtype of the arrays and for the one that is multiplied in, whether they are the same, where BLAS's
 product is, and the integers that it takes. windows: (kernel, stride, padding and the counts of
-windows), each a pair (height, width). chunks: first sample, last + 1, and the most of a chunk.
+windows), each a pair (height, width). cut: samples, parts, and the most samples of a chunk.
 """
 
 from __future__ import annotations
@@ -104,14 +104,20 @@ def fold(sums: Any, y: Any, shape: Any, first: int, last: int, about: Any, like:
     folded, above, rows, across = about
     _, outputs, height, _ = shape
     samples, length = last - first, rows * across
-    for o in range(outputs):
-        for n in range(samples):
-            to = ((first + n) * outputs + o) * height * across
-            for i in range(height):
-                low, high = max(0, above - i), min(folded, rows + above - i)
+    step = outputs * samples * length + across
+    i = 0
+    while i < height:
+        low, high = max(0, above - i), min(folded, rows + above - i)
+        end = i + 1  # rows with as many terms lie one behind another
+        if low == 0 and high == folded:
+            end = max(end, min(height, rows + above - folded + 1))
+        for o in range(outputs):
+            for n in range(samples):
+                to = ((first + n) * outputs + o) * height + i
                 at = ((low * outputs + o) * samples + n) * length + (i + low - above) * across
-                step = outputs * samples * length + across
-                add_rows(sums, at, step, high - low, y, to + i * across, across, like)
+                size = (end - i) * across
+                add_rows(sums, at, step, high - low, y, to * across, size, like)
+        i = end
 
 
 @inner
@@ -187,71 +193,74 @@ def add_product(
 
 
 @inner
-def chunk(i: int, first: int, last: int, most: int) -> Any:
-    """The i-th chunk of `Plan.chunks`: first sample and last + 1."""
+def chunks(i: int, part: int, cut: Any) -> Any:
+    """How many chunks a part has, and the i-th: first sample and last + 1 (`Plan.chunks`)."""
+    samples, parts, most = cut
+    first, last = samples * part // parts, samples * (part + 1) // parts
     n = last - first
     count = (n + most - 1) // most
-    return first + n * i // count, first + n * (i + 1) // count
-
-
-@inner
-def chunks(first: int, last: int, most: int) -> int:
-    return (last - first + most - 1) // most
+    return count, first + n * i // count, first + n * (i + 1) // count
 
 
 @entry
 def correlate(
-    x: Any, matrix: Any, y: Any, room: Any, windows: Any, about: Any, part: Any, like: Any
-) -> None:
-    """y of a part's samples; room: for a chunk's columns and for what they give."""
+    x: Any, matrix: Any, y: Any, room: Any, windows: Any, about: Any, cut: Any, parts: Any,
+    like: Any,
+) -> None:  # fmt: skip
+    """y of some parts; room: for a chunk's columns and for what they give."""
     xs, ys, w = flat(x, like[0]), flat(y, like[0]), flat(matrix, like[1])
     columns, sums = flat(room[0], like[1]), flat(room[1], like[1])
-    (m, k), (first, last, most), length = matrix[1], part, about[2] * about[3]
-    for i in range(chunks(first, last, most)):
-        at, to = chunk(i, first, last, most)
-        gather(xs, x[1], columns, at, to, windows, like[2])
-        product(w, columns, sums, m, (to - at) * length, k, like)
-        fold(sums, ys, y[1], at, to, about, like[0])
+    (m, k), length = matrix[1], about[2] * about[3]
+    for part in range(parts[0], parts[1]):
+        for i in range(chunks(0, part, cut)[0]):
+            _, at, to = chunks(i, part, cut)
+            gather(xs, x[1], columns, at, to, windows, like[2])
+            product(w, columns, sums, m, (to - at) * length, k, like)
+            fold(sums, ys, y[1], at, to, about, like[0])
 
 
 @entry
 def turned(
     dy: Any, x: Any, matrix: Any, dx: Any, dw: Any, room: Any, windows: Any, down: Any, about: Any,
-    part: Any, like: Any,
+    cut: Any, parts: Any, like: Any,
 ) -> None:  # fmt: skip
-    """dx of a part's samples and their share of dw; room: as above, for rows of x, and for dw."""
+    """dx of some parts and their shares of dw; room: as above, for rows of x, and for dw."""
     dys, xs, dxs = flat(dy, like[0]), flat(x, like[0]), flat(dx, like[0])
-    w, total, share = flat(matrix, like[1]), flat(dw, like[1]), flat(room[3], like[1])
+    w, shares, share = flat(matrix, like[1]), flat(dw, like[1]), flat(room[3], like[1])
     columns, sums, rows = flat(room[0], like[1]), flat(room[1], like[1]), flat(room[2], like[1])
-    (m, k), (first, last, most), length = matrix[1], part, about[2] * about[3]
-    for i in range(chunks(first, last, most)):
-        at, to = chunk(i, first, last, most)
-        size = (to - at) * length
-        gather(dys, dy[1], columns, at, to, windows, like[2])
-        product(w, columns, sums, m, size, k, like)
-        fold(sums, dxs, dx[1], at, to, about, like[0])
-        gather(xs, x[1], rows, at, to, down, like[2])
-        add_product(columns, rows, share, total, dw[1][0], dw[1][1], size, i == 0, like)
+    (m, k), (_, high, wide), length = matrix[1], dw[1], about[2] * about[3]
+    for part in range(parts[0], parts[1]):
+        total = shares[part * high * wide : (part + 1) * high * wide]
+        for i in range(chunks(0, part, cut)[0]):
+            _, at, to = chunks(i, part, cut)
+            size = (to - at) * length
+            gather(dys, dy[1], columns, at, to, windows, like[2])
+            product(w, columns, sums, m, size, k, like)
+            fold(sums, dxs, dx[1], at, to, about, like[0])
+            gather(xs, x[1], rows, at, to, down, like[2])
+            add_product(columns, rows, share, total, high, wide, size, i == 0, like)
 
 
 @entry
 def scattered(
-    dy: Any, x: Any, matrix: Any, dx: Any, dw: Any, room: Any, windows: Any, about: Any, part: Any,
-    like: Any,
+    dy: Any, x: Any, matrix: Any, dx: Any, dw: Any, room: Any, windows: Any, about: Any, cut: Any,
+    parts: Any, like: Any,
 ) -> None:  # fmt: skip
-    """dx of a part's samples and their share of dw^T; matrix: w^T; room: for columns, dy and dw."""
+    """dx of some parts and their shares of dw^T; matrix: w^T; room: for columns, dy and dw."""
     dys, xs, dxs = flat(dy, like[0]), flat(x, like[0]), flat(dx, like[1])
-    w, total, share = flat(matrix, like[1]), flat(dw, like[1]), flat(room[2], like[1])
+    w, shares, share = flat(matrix, like[1]), flat(dw, like[1]), flat(room[2], like[1])
     columns, rows = flat(room[0], like[1]), flat(room[1], like[1])
-    (k, m), (first, last, most), length = matrix[1], part, about[2] * about[3]
-    for i in range(chunks(first, last, most)):
-        at, to = chunk(i, first, last, most)
-        size = (to - at) * length
-        gather(xs, x[1], columns, at, to, windows, like[2])
-        turn(dys, rows, m, at, to, length)
-        add_product(columns, rows, share, total, k, m, size, i == 0, like)
-        product(w, rows, columns, k, size, m, like)
-        scatter(dxs, x[1], columns, at, to, windows)
+    (k, m), length = matrix[1], about[2] * about[3]
+    for part in range(parts[0], parts[1]):
+        total = shares[part * k * m : (part + 1) * k * m]
+        for i in range(chunks(0, part, cut)[0]):
+            _, at, to = chunks(i, part, cut)
+            size = (to - at) * length
+            gather(xs, x[1], columns, at, to, windows, like[2])
+            turn(dys, rows, m, at, to, length)
+            add_product(columns, rows, share, total, k, m, size, i == 0, like)
+            product(w, rows, columns, k, size, m, like)
+            scatter(dxs, x[1], columns, at, to, windows)
 
 
 @inner

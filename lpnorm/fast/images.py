@@ -142,20 +142,24 @@ def max_pool(x: Any, y: Any, winner: Any, first: int, last: int, windows: Any, l
     least = narrow(np.float64(-np.inf), like[0])
     for p in range(first, last):
         for i in range(rows):
+            a0, a1 = taps_inside(height, i * down - above, kh)
             to = (p * rows + i) * across
             for j in range(across):
-                ys[to + j], taps[to + j] = least, 0
-            for a in range(kh):
-                row = i * down + a - above
-                if row < 0 or row >= height:
-                    continue
-                for b in range(kw):
-                    j0, j1 = seen(width, b, right, left, across)
-                    at, tap = (p * height + row) * width + b - left, a * kw + b
-                    for j in range(j0, j1):
-                        v, best = widen(xs[at + j * right]), widen(ys[to + j])
+                b0, b1 = taps_inside(width, j * right - left, kw)
+                best, winning, winner_tap = widen(least), least, 0
+                for a in range(a0, a1):
+                    at = (p * height + i * down - above + a) * width + j * right - left
+                    for b in range(b0, b1):
+                        v = widen(xs[at + b])
                         if v > best or (v != v and best == best):  # the first NaN
-                            ys[to + j], taps[to + j] = xs[at + j * right], tap
+                            best, winning, winner_tap = v, xs[at + b], a * kw + b
+                ys[to + j], taps[to + j] = winning, winner_tap
+
+
+@inner
+def taps_inside(size: int, start: int, kernel: int) -> Any:
+    """The first tap and the last + 1 of a window from `start` on that are inside an axis."""
+    return max(0, -start), min(kernel, size - start)
 
 
 @entry

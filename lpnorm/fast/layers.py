@@ -32,12 +32,12 @@ def conv2d(
     like = LIKE[x.dtype.name], LIKE[wide.name], x.dtype == wide, *product
     version = f"{x.dtype.name} by {type(product[1]).__name__}"
 
-    def forward(number: int, first: int, last: int) -> None:
+    def forward(*parts: int) -> None:
         arrays = xs, plan.matrix, stored(y)
         room = _room(plan, wide)
         convolution.correlate(
             version, *_places(arrays), _places(room), _windows(plan.seen, x.shape), _about(plan),
-            (first, last, plan.most), like,
+            _cut(plan), parts, like,
         )  # fmt: skip
 
     products.in_parts(forward, plan, 1)
@@ -48,21 +48,21 @@ def conv2d(
         dys = stored(dy)
 
         def turned(
-            dy: Array, x: Array, dx: Array, dw: Array, plan: Plan, down: Windows, *part: int
+            dy: Array, x: Array, dx: Array, dw: Array, plan: Plan, down: Windows, *parts: int
         ) -> None:
             arrays = dys, xs, plan.matrix, stored(dx), dw
-            room = [*_room(plan, wide), *_empty(wide, dw.shape[1] * plan.most * plan.length, dw.size)]
+            room = [*_room(plan, wide), *_empty(wide, dw.shape[2] * plan.most * plan.length, dw[0].size)]
             convolution.turned(
                 version, *_places(arrays), _places(room), _windows(plan.seen, dy.shape),
-                _windows(down, x.shape), _about(plan), (*part, plan.most), like,
+                _windows(down, x.shape), _about(plan), _cut(plan), parts, like,
             )  # fmt: skip
 
-        def scattered(dy: Array, x: Array, dx: Array, dw: Array, plan: Plan, *part: int) -> None:
+        def scattered(dy: Array, x: Array, dx: Array, dw: Array, plan: Plan, *parts: int) -> None:
             arrays = dys, xs, np.ascontiguousarray(plan.matrix.T), dx, dw
-            room = [*_room(plan, wide), *_empty(wide, dw.size)]
+            room = [*_room(plan, wide), *_empty(wide, dw[0].size)]
             convolution.scattered(
                 version, *_places(arrays), _places(room), _windows(plan.seen, x.shape),
-                _about(plan), (*part, plan.most), like,
+                _about(plan), _cut(plan), parts, like,
             )  # fmt: skip
 
         dbias = None if bias is None else products.sum_of_channels(dy)
@@ -90,6 +90,10 @@ def _places(arrays: Sequence[Array]) -> Any:
     return tuple(map(place, arrays))
 
 
+def _cut(plan: Plan) -> Any:
+    return plan.samples, plan.parts, plan.most
+
+
 def _about(plan: Plan) -> Any:
     return plan.folded, plan.above, plan.rows, plan.across
 
@@ -110,7 +114,7 @@ def relu(x: Array) -> tuple[Array, Backward]:
             first, last = images.VECTOR * first, min(images.VECTOR * last, a.size)
             function(name, *places, first, last, like)
 
-        threads.each(part, threads.cut(bits.size, threads.count()), a.size)
+        threads.each(part, bits.size, a.size)
         return b.view(x.dtype)
 
     y = over(images.relu, x)
@@ -127,7 +131,7 @@ def max_pool2d(x: Array, windows: Windows) -> tuple[Array, Backward]:
     tap = np.uint8(0) if windows.taps <= 256 else np.int32(0)
     xs, out = stored(x), (*shape[:2], *across)
     y, winner = np.empty(out, xs.dtype), np.empty(out, tap.dtype)
-    planes = threads.cut(shape[0] * shape[1], threads.count())
+    planes = shape[0] * shape[1]
 
     def forward(first: int, last: int) -> None:
         places = place(xs), place(y), place(winner)

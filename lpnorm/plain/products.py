@@ -2,8 +2,8 @@
 
 **The definition.** BLAS may add up in another order for another shape and another number of threads,
 so the shapes of the products belong to what is defined here, for any number of threads and for
-`lpnorm.fast` too. A batch is cut into PARTS runs of samples, as evenly as can be, and each part into
-chunks of which a few copies have about CHUNK values. Each chunk is multiplied by itself, with BLAS on
+`lpnorm.fast` too. A batch is cut into PARTS runs of samples (fewer if they have less than LEAST
+positions), as evenly as can be, and each part into chunks of which a few copies have about CHUNK values. Each chunk is multiplied by itself, with BLAS on
 one thread; the partial sums of dw are added chunk after chunk, then part after part. Parts are
 computed on threads (`lpnorm.threads`). float16 is multiplied and added up in float32 and rounded
 once. On another library than NumPy a batch is one chunk.
@@ -47,6 +47,7 @@ from lpnorm.arrays import Array, accumulator, library_of
 from lpnorm.plain.windows import Windows
 
 PARTS = 8
+LEAST = 256  # positions of a part: fewer make thin products
 CHUNK = 2**17  # values: half a megabyte in float32, so that a second-level cache holds them
 Gradients = tuple[Array, Array, Array | None]
 
@@ -62,7 +63,7 @@ def conv2d(
     """
     plan = Plan(x.shape, w, windows)
     y = library_of(x).empty(plan.out, x.dtype)
-    in_parts(lambda _, *part: correlate(x, y, plan, *part), plan, 1)
+    in_parts(lambda *parts: correlate(x, y, plan, *parts), plan, 1)
     if bias is not None:
         y += bias[:, None, None]
 
@@ -84,14 +85,14 @@ def convolution_backward(
         plan = Plan(dy.shape, w[:, :, ::-1, ::-1].swapaxes(0, 1), around)
         down = Windows(windows.owner, (kh, 1), 1, (above, 0))  # for x
         dx = xp.empty(x.shape, x.dtype)
-        sums = xp.empty((len(plan.parts), outputs * kw, inputs * kh), plan.matrix.dtype)
-        in_parts(lambda i, *part: turned(dy, x, dx, sums[i], plan, down, *part), plan, 2)
+        sums = xp.empty((plan.parts, outputs * kw, inputs * kh), plan.matrix.dtype)
+        in_parts(lambda *parts: turned(dy, x, dx, sums, plan, down, *parts), plan, 2)
         dw = _sum(sums).reshape(outputs, kw, inputs, kh)[:, ::-1].transpose(0, 2, 3, 1)
     else:
         plan = Plan(x.shape, w, windows, fold=False)
         dx = xp.zeros(x.shape, plan.matrix.dtype)
-        sums = xp.empty((len(plan.parts), inputs * kh * kw, outputs), plan.matrix.dtype)
-        in_parts(lambda i, *part: scattered(dy, x, dx, sums[i], plan, *part), plan, 2)
+        sums = xp.empty((plan.parts, inputs * kh * kw, outputs), plan.matrix.dtype)
+        in_parts(lambda *parts: scattered(dy, x, dx, sums, plan, *parts), plan, 2)
         dx, dw = dx.astype(x.dtype, copy=False), _sum(sums).T.reshape(w.shape)
     return dx, dw.astype(w.dtype, order="C")  # a copy, which does not hold on to all sums
 
@@ -102,8 +103,8 @@ class Plan:
     seen: the windows whose taps are gathered: with stride 1 (unless fold is False) a row of the
     kernel, to give `rows` by `across` positions; the kernel's `folded` rows are added up after the
     product, `above` of them before the first. Otherwise all taps, and one row. matrix: w for that
-    product, in the dtype that is multiplied in. parts: (number, first, last + 1), of samples; most:
-    samples of a chunk. out: the shape of y.
+    product, in the dtype that is multiplied in. parts: how many; most: samples of a chunk. out: the
+    shape of y.
     """
 
     def __init__(
@@ -120,49 +121,55 @@ class Plan:
         self.rows, self.across = self.seen.over(shape)
         wide, matrix = accumulator(w.dtype).dtype, w.reshape(outputs * self.folded, -1)
         self.matrix = library_of(w).ascontiguousarray(matrix, wide)
-        whole = library_of(w) is not np
-        runs = threads.cut(n, 1 if whole else PARTS)
-        self.parts = [(number, *run) for number, run in enumerate(runs)]
         self.length = self.rows * self.across  # positions of a sample
-        self.most = n if whole else max(1, CHUNK // (sum(self.matrix.shape) * self.length))
+        self.samples, self.parts, self.most = n, 1, n
+        if library_of(w) is np:
+            self.parts = min(n, PARTS, max(1, n * self.length // LEAST))
+            self.most = max(1, CHUNK // (sum(self.matrix.shape) * self.length))
 
-    def chunks(self, first: int, last: int) -> list[tuple[int, int]]:
-        """The chunks of a part, even as parts are."""
+    def chunks(self, part: int) -> list[tuple[int, int]]:
+        """The chunks of a part, even as parts are: (first sample, last + 1)."""
+        first, last = threads.cut(self.samples, self.parts)[part]
         count = -(-(last - first) // self.most)
         return [(first + a, first + b) for a, b in threads.cut(last - first, count)]
 
 
 def correlate(x: Array, y: Array, plan: Plan, first: int, last: int) -> None:
-    """y of samples first ... last - 1, chunk by chunk."""
-    for at, to in plan.chunks(first, last):
-        _fold(plan.matrix @ gather(x[at:to], plan.seen, plan.matrix.dtype), y[at:to], plan)
+    """y of parts first ... last - 1."""
+    for part in range(first, last):
+        for at, to in plan.chunks(part):
+            _fold(plan.matrix @ gather(x[at:to], plan.seen, plan.matrix.dtype), y[at:to], plan)
 
 
 def turned(
-    dy: Array, x: Array, dx: Array, dw: Array, plan: Plan, down: Windows, first: int, last: int
+    dy: Array, x: Array, dx: Array, sums: Array, plan: Plan, down: Windows, first: int, last: int
 ) -> None:
-    """dx of samples first ... last - 1 and their share of dw (O kw, C kh), with stride 1."""
-    for at, to in plan.chunks(first, last):
-        columns = gather(dy[at:to], plan.seen, dw.dtype)
-        _fold(plan.matrix @ columns, dx[at:to], plan)
-        share = columns @ gather(x[at:to], down, dw.dtype).T
-        dw[...] = share if at == first else dw + share
+    """dx of parts first ... last - 1 and their shares of dw, (O kw, C kh) each, with stride 1."""
+    for part in range(first, last):
+        dw = sums[part]
+        for i, (at, to) in enumerate(plan.chunks(part)):
+            columns = gather(dy[at:to], plan.seen, dw.dtype)
+            _fold(plan.matrix @ columns, dx[at:to], plan)
+            share = columns @ gather(x[at:to], down, dw.dtype).T
+            dw[...] = dw + share if i else share
 
 
 def scattered(
-    dy: Array, x: Array, dx: Array, dw: Array, plan: Plan, first: int, last: int
+    dy: Array, x: Array, dx: Array, sums: Array, plan: Plan, first: int, last: int
 ) -> None:
-    """dx, in the dtype that is computed in, of samples first ... last - 1 and their share of dw^T."""
+    """dx, in the dtype that is computed in, of parts first ... last - 1 and their shares of dw^T."""
     xp = library_of(x)
     back = xp.ascontiguousarray(plan.matrix.T)
-    for at, to in plan.chunks(first, last):
-        rows = xp.ascontiguousarray(dy[at:to].swapaxes(0, 1), dw.dtype).reshape(dy.shape[1], -1)
-        share = gather(x[at:to], plan.seen, dw.dtype) @ rows.T
-        dw[...] = share if at == first else dw + share
-        taps = (back @ rows).reshape(
-            x.shape[1], *plan.seen.kernel, to - at, plan.rows, plan.across
-        )
-        plan.seen.scatter(taps.transpose(1, 2, 3, 0, 4, 5), dx[at:to])
+    for part in range(first, last):
+        dw = sums[part]
+        for i, (at, to) in enumerate(plan.chunks(part)):
+            rows = xp.ascontiguousarray(dy[at:to].swapaxes(0, 1), dw.dtype)
+            rows = rows.reshape(dy.shape[1], -1)
+            share = gather(x[at:to], plan.seen, dw.dtype) @ rows.T
+            dw[...] = dw + share if i else share
+            shape = x.shape[1], *plan.seen.kernel, to - at, plan.rows, plan.across
+            taps = (back @ rows).reshape(shape).transpose(1, 2, 3, 0, 4, 5)
+            plan.seen.scatter(taps, dx[at:to])
 
 
 def gather(x: Array, windows: Windows, dtype: Any) -> Array:
@@ -196,13 +203,12 @@ def _sum(parts: Array) -> Array:
 
 
 def in_parts(part: Callable[..., None], plan: Plan, products: int) -> None:
-    """part(number, first, last) for all parts of a plan."""
-    work = products * plan.out[0] * plan.matrix.size * plan.length
-    multiply(part, plan.parts, work)
+    """part(first, last) for runs of all parts of a plan."""
+    multiply(part, plan.parts, products * plan.samples * plan.matrix.size * plan.length)
 
 
-def multiply(part: Callable[..., None], pieces: list[tuple[int, ...]], work: float) -> None:
-    """Every part on threads, with BLAS on one; on this thread alone if BLAS cannot be told so.
+def multiply(part: Callable[[int, int], None], pieces: int, work: float) -> None:
+    """Pieces on threads, with BLAS on one; on this thread alone if BLAS cannot be told so.
 
     work: products of two numbers, of which 32 take as long as an operation on a value.
     """
@@ -242,15 +248,17 @@ def matmul(a: Array, b: Array) -> Array:
     a, b = a.astype(wide, copy=False), b.astype(wide, copy=False)
     tall = out[0] >= out[1]
 
-    def part(first: int, last: int) -> None:
-        if tall:
-            y[first:last] = a[first:last] @ b
-        else:
-            y[:, first:last] = a @ b[:, first:last]
-
     work = a.shape[0] * a.shape[1] * b.shape[1]
-    pieces = threads.cut(max(out), PARTS) if work >= 32 * threads.WORTH else [(0, max(out))]
-    multiply(part, pieces, work)
+    pieces = threads.cut(max(out), PARTS if work >= 2**24 else 1)
+
+    def part(first: int, last: int) -> None:
+        for at, to in pieces[first:last]:
+            if tall:
+                y[at:to] = a[at:to] @ b
+            else:
+                y[:, at:to] = a @ b[:, at:to]
+
+    multiply(part, len(pieces), work)
     return y
 
 
