@@ -14,88 +14,26 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
 
 from lpnorm.fast.blas import PLAIN, TURNED, _call
 from lpnorm.fast.compiled import entry, inner
-from lpnorm.fast.images import VECTOR, flat, seen, vector_at
-from lpnorm.fast.lanes import array_at, narrow, widen
-
-
-@intrinsic
-def copy_vector(context: Any, a: Any, i: Any, b: Any, j: Any) -> Any:
-    """b[j : j + VECTOR] = a[i : i + VECTOR], of one dtype (nothing otherwise)."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        a, i, b, j = arguments
-        if a_kind.dtype == b_kind.dtype:
-            size = a_kind.dtype.bitwidth // 8
-            values = builder.load(vector_at(context, builder, a_kind, a, i), align=size)
-            builder.store(values, vector_at(context, builder, b_kind, b, j), align=size)
-        return context.get_dummy_value()
-
-    a_kind, b_kind = a, b
-    return types.void(a, types.intp, b, types.intp), build
-
-
-@inner
-def copy(a: Any, i: int, b: Any, j: int, size: int, same: bool) -> None:
-    """b[j : j + size] = a[i : i + size]; same: they have one dtype."""
-    if same and size >= VECTOR:
-        for q in range(0, size - VECTOR + 1, VECTOR):
-            copy_vector(a, i + q, b, j + q)
-        if size % VECTOR:
-            copy_vector(a, i + size - VECTOR, b, j + size - VECTOR)
-    else:
-        for q in range(size):
-            b[j + q] = widen(a[i + q])
-
-
-@inner
-def clear(b: Any, j: int, size: int, step: int) -> None:
-    for q in range(j, j + size * step, step):
-        b[q] = 0
+from lpnorm.fast.images import copy, flat, see, seen
+from lpnorm.fast.lanes import narrow, widen
 
 
 @inner
 def gather(x: Any, shape: Any, out: Any, first: int, last: int, windows: Any, same: bool) -> None:
     """`products.gather` of samples first ... last - 1 of x (N, C, H, W), a row; same: of out's
     dtype."""
-    (kh, kw), (down, right), (above, left), (rows, across) = windows
+    (kh, kw), _, _, (rows, across) = windows
     _, channels, height, width = shape
-    plane, length = height * width, rows * across
-    whole = right == 1 and down == 1 and across == width  # windows one behind another in memory
     to = 0
     for c in range(channels):
         for a in range(kh):
-            i0, i1 = seen(height, a, down, above, rows)
             for b in range(kw):
-                j0, j1 = seen(width, b, right, left, across)
                 for n in range(first, last):
-                    at = (n * channels + c) * plane + (i0 * down + a - above) * width + b - left
-                    clear(out, to, i0 * across, 1)
-                    clear(out, to + i1 * across, (rows - i1) * across, 1)
-                    if whole:  # what it reads beyond a row's end is overwritten by zeros
-                        size = (i1 - i0) * width
-                        start, end = max(0, -at), min(size, x.size - at)
-                        into = to + i0 * across
-                        copy(x, at + start, out, into + start, end - start, same)
-                        for j in range(j0):
-                            clear(out, into + j, i1 - i0, across)
-                        for j in range(j1, across):
-                            clear(out, into + j, i1 - i0, across)
-                    else:
-                        for i in range(i0, i1):
-                            into = to + i * across
-                            for j in range(j0):
-                                out[into + j] = 0
-                            for j in range(j0, j1):
-                                out[into + j] = widen(x[at + j * right])
-                            for j in range(j1, across):
-                                out[into + j] = 0
-                            at += down * width
-                    to += length
+                    see(x, (n * channels + c) * height * width, shape, a, b, windows, out, to, same, 0)
+                    to += rows * across
 
 
 @inner
@@ -157,9 +95,11 @@ def scatter(dx: Any, shape: Any, sent: Any, first: int, last: int, windows: Any)
                     at = ((c * kh + a) * kw + b) * samples + n - first
                     for i in range(i0, i1):
                         row = (n * channels + c) * height + i * down + a - above
-                        to, own = row * width + b - left, at * length + i * across
-                        for j in range(j0, j1):
-                            dx[to + j * right] += sent[own + j]
+                        to, own = row * width + j0 * right + b - left, at * length + i * across
+                        read = dx[to : to + (j1 - j0) * right : right]
+                        back = sent[own + j0 : own + j1]
+                        for j in range(back.size):
+                            read[j] += back[j]
 
 
 # --- products ---------------------------------------------------------------------------------
@@ -257,18 +197,19 @@ def scattered(
             _, at, to = chunks(i, part, cut)
             size = (to - at) * length
             gather(xs, x[1], columns, at, to, windows, like[2])
-            turn(dys, rows, m, at, to, length)
+            turn(dys, rows, m, at, to, length, like[2])
             add_product(columns, rows, share, total, k, m, size, i == 0, like)
             product(w, rows, columns, k, size, m, like)
             scatter(dxs, x[1], columns, at, to, windows)
 
 
 @inner
-def turn(dy: Any, rows: Any, channels: int, first: int, last: int, length: int) -> None:
+def turn(
+    dy: Any, rows: Any, channels: int, first: int, last: int, length: int, same: bool
+) -> None:
     """dy (N, O, L) of a chunk as (O, samples L)."""
     samples = last - first
     for c in range(channels):
         for n in range(samples):
             at, to = ((first + n) * channels + c) * length, (c * samples + n) * length
-            for q in range(length):
-                rows[to + q] = widen(dy[at + q])
+            copy(dy, at, 1, rows, to, length, same)

@@ -18,6 +18,8 @@ from lpnorm.fast.compiled import entry, inner
 from lpnorm.fast.lanes import array_at, narrow, widen
 
 VECTOR = 16  # values that are moved, or compared, at a time
+HALF = VECTOR // 2
+SMALL = 4 * VECTOR  # windows of a plane: fewer are looked through one by one
 
 
 @inner
@@ -39,10 +41,12 @@ def seen(size: int, tap: int, stride: int, padding: int, count: int) -> Any:
 # --- VECTOR values at once --------------------------------------------------------------------
 
 
-def vector_at(context: Any, builder: Any, kind: Any, array: Any, i: Any) -> Any:
-    """A pointer to VECTOR values of an array, from i on."""
+def vector_at(
+    context: Any, builder: Any, kind: Any, array: Any, i: Any, size: int = VECTOR
+) -> Any:
+    """A pointer to VECTOR, or size, values of an array, from i on."""
     data = context.make_array(kind)(context, builder, array).data
-    values = ir.VectorType(context.get_value_type(kind.dtype), VECTOR)
+    values = ir.VectorType(context.get_value_type(kind.dtype), size)
     return builder.bitcast(builder.gep(data, [i]), values.as_pointer())
 
 
@@ -63,6 +67,40 @@ def _below(context: Any, builder: Any, dtype: Any, values: Any) -> Any:
     negative = builder.icmp_unsigned("<=", values, ir.Constant(values.type, [0xFC00] * VECTOR))
     negative = builder.and_(negative, builder.icmp_signed("<", values, zero))
     return builder.or_(negative, builder.icmp_unsigned("==", values, zero))
+
+
+@intrinsic
+def copy_vector(context: Any, a: Any, i: Any, b: Any, j: Any) -> Any:
+    """b[j : j + VECTOR] = a[i : i + VECTOR], of one dtype (nothing otherwise)."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        a, i, b, j = arguments
+        if a_kind.dtype == b_kind.dtype:
+            size = a_kind.dtype.bitwidth // 8
+            values = builder.load(vector_at(context, builder, a_kind, a, i), align=size)
+            builder.store(values, vector_at(context, builder, b_kind, b, j), align=size)
+        return context.get_dummy_value()
+
+    a_kind, b_kind = a, b
+    return types.void(a, types.intp, b, types.intp), build
+
+
+@intrinsic
+def even_vector(context: Any, a: Any, i: Any, b: Any, j: Any) -> Any:
+    """b[j : j + HALF] = a[i : i + VECTOR : 2], of one dtype (nothing otherwise)."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        a, i, b, j = arguments
+        if a_kind.dtype == b_kind.dtype:
+            size = a_kind.dtype.bitwidth // 8
+            values = builder.load(vector_at(context, builder, a_kind, a, i), align=size)
+            even = ir.Constant(ir.VectorType(ir.IntType(32), HALF), list(range(0, VECTOR, 2)))
+            values = builder.shuffle_vector(values, values, even)
+            builder.store(values, vector_at(context, builder, b_kind, b, j, HALF), align=size)
+        return context.get_dummy_value()
+
+    a_kind, b_kind = a, b
+    return types.void(a, types.intp, b, types.intp), build
 
 
 @intrinsic
@@ -100,6 +138,70 @@ def pass_vector(context: Any, dy: Any, dx: Any, i: Any, bits: Any) -> Any:
     return types.void(dy, dx, types.intp, types.uint16), build
 
 
+# --- what windows see -------------------------------------------------------------------------
+#
+# Slices, not sums of indices: an index that may be negative to the compiler costs a look each time.
+
+
+@inner
+def copy(a: Any, i: int, step: int, b: Any, j: int, size: int, same: bool) -> None:
+    """b[j : j + size] = a[i : i + size * step : step]; same: they have one dtype."""
+    if same and step == 1 and size >= VECTOR:
+        for q in range(0, size - VECTOR + 1, VECTOR):
+            copy_vector(a, i + q, b, j + q)
+        if size % VECTOR:
+            copy_vector(a, i + size - VECTOR, b, j + size - VECTOR)
+        return
+    done = 0
+    if same and step == 2:
+        while done + HALF <= size and i + 2 * done + VECTOR <= a.size:
+            even_vector(a, i + 2 * done, b, j + done)
+            done += HALF
+    source, target = a[i + done * step : i + size * step : step], b[j + done : j + size]
+    if same:
+        for q in range(target.size):
+            target[q] = source[q]
+    else:
+        for q in range(target.size):
+            target[q] = widen(source[q])
+
+
+@inner
+def fill(b: Any, j: int, step: int, size: int, value: Any) -> None:
+    target = b[j : j + size * step : step]
+    for q in range(target.size):
+        target[q] = value
+
+
+@inner
+def see(
+    x: Any, at: int, shape: Any, a: int, b: int, windows: Any, out: Any, to: int, same: bool,
+    outside: Any,
+) -> None:  # fmt: skip
+    """What the tap (a, b) of all windows sees of the plane at x[at], to out[to], H' W' values."""
+    _, (down, right), (above, left), (rows, across) = windows
+    height, width = shape[2], shape[3]
+    i0, i1 = seen(height, a, down, above, rows)
+    j0, j1 = seen(width, b, right, left, across)
+    at += (i0 * down + a - above) * width + b - left
+    if i0 > 0:
+        fill(out, to, 1, i0 * across, outside)
+    if i1 < rows:
+        fill(out, to + i1 * across, 1, (rows - i1) * across, outside)
+    to += i0 * across
+    if right == 1 and down == 1 and across == width:  # windows one behind another in memory:
+        size = (i1 - i0) * width  # what is read beyond a row's end is overwritten
+        start, end = max(0, -at), min(size, x.size - at)
+        copy(x, at + start, 1, out, to + start, end - start, same)
+    else:
+        for i in range(i1 - i0):
+            copy(x, at + i * down * width + j0 * right, right, out, to + i * across + j0, j1 - j0, same)
+    for j in range(j0):
+        fill(out, to + j, across, i1 - i0, outside)
+    for j in range(j1, across):
+        fill(out, to + j, across, i1 - i0, outside)
+
+
 # --- pointwise --------------------------------------------------------------------------------
 
 
@@ -134,32 +236,59 @@ def relu_backward(dy: Any, dx: Any, bits: Any, first: int, last: int, like: Any)
 
 
 @entry
-def max_pool(x: Any, y: Any, winner: Any, first: int, last: int, windows: Any, like: Any) -> None:
-    """y, and which tap it is, of planes first ... last - 1. like: dtypes of x and winner."""
-    (kh, kw), (down, right), (above, left), (rows, across) = windows
-    _, _, height, width = x[1]
+def max_pool(
+    x: Any, y: Any, winner: Any, room: Any, first: int, last: int, windows: Any, like: Any
+) -> None:
+    """y, and which tap it is, of planes first ... last - 1. like: dtypes of x and winner; room:
+    for what a tap sees of a plane."""
+    (kh, kw), _, _, (rows, across) = windows
+    plane, size = x[1][2] * x[1][3], rows * across
     xs, ys, taps = flat(x, like[0]), flat(y, like[0]), flat(winner, like[1])
+    values = flat(room, like[0])
     least = narrow(np.float64(-np.inf), like[0])
     for p in range(first, last):
-        for i in range(rows):
-            a0, a1 = taps_inside(height, i * down - above, kh)
-            to = (p * rows + i) * across
-            for j in range(across):
-                b0, b1 = taps_inside(width, j * right - left, kw)
-                best, winning, winner_tap = widen(least), least, 0
-                for a in range(a0, a1):
-                    at = (p * height + i * down - above + a) * width + j * right - left
-                    for b in range(b0, b1):
-                        v = widen(xs[at + b])
-                        if v > best or (v != v and best == best):  # the first NaN
-                            best, winning, winner_tap = v, xs[at + b], a * kw + b
-                ys[to + j], taps[to + j] = winning, winner_tap
+        best, which = ys[p * size : (p + 1) * size], taps[p * size : (p + 1) * size]
+        if size < SMALL:
+            small_pool(xs[p * plane : (p + 1) * plane], best, which, x[1], windows, least)
+            continue
+        fill(ys, p * size, 1, size, least)
+        fill(taps, p * size, 1, size, 0)
+        for a in range(kh):
+            for b in range(kw):
+                see(xs, p * plane, x[1], a, b, windows, values, 0, True, least)
+                rank(values, best, which, type(like[1])(a * kw + b))
 
 
 @inner
-def taps_inside(size: int, start: int, kernel: int) -> Any:
-    """The first tap and the last + 1 of a window from `start` on that are inside an axis."""
-    return max(0, -start), min(kernel, size - start)
+def small_pool(x: Any, y: Any, taps: Any, shape: Any, windows: Any, least: Any) -> None:
+    """A plane of few windows, one by one."""
+    (kh, kw), (down, right), (above, left), (rows, across) = windows
+    height, width = shape[2], shape[3]
+    for i in range(rows):
+        a0, a1 = max(0, above - i * down), min(kh, height + above - i * down)
+        for j in range(across):
+            b0, b1 = max(0, left - j * right), min(kw, width + left - j * right)
+            best, which, largest = least, 0, widen(least)
+            for a in range(a0, a1):
+                at = (i * down + a - above) * width + j * right - left
+                row = x[at + b0 : at + b1]
+                for b in range(row.size):
+                    v = widen(row[b])
+                    wins = (v > largest) | ((v != v) & (largest == largest))
+                    largest = v if wins else largest
+                    best = row[b] if wins else best
+                    which = a * kw + b0 + b if wins else which
+            y[i * across + j], taps[i * across + j] = best, which
+
+
+@inner
+def rank(values: Any, best: Any, which: Any, tap: Any) -> None:
+    """One tap of each window: is it larger than all before it, or the first NaN?"""
+    for j in range(best.size):
+        v, w = widen(values[j]), widen(best[j])
+        wins = (v > w) | ((v != v) & (w == w))
+        best[j] = values[j] if wins else best[j]
+        which[j] = tap if wins else which[j]
 
 
 @entry

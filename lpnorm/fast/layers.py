@@ -134,7 +134,8 @@ def max_pool2d(x: Array, windows: Windows) -> tuple[Array, Backward]:
     planes = shape[0] * shape[1]
 
     def forward(first: int, last: int) -> None:
-        places = place(xs), place(y), place(winner)
+        (room,) = _empty(xs.dtype, across[0] * across[1])
+        places = place(xs), place(y), place(winner), place(room)
         images.max_pool(f"{name} {tap.dtype}", *places, first, last, about, (LIKE[name], tap))
 
     threads.each(forward, planes, 2 * x.size)
