@@ -271,14 +271,15 @@ def small_pool(x: Any, y: Any, taps: Any, shape: Any, windows: Any, least: Any) 
             best, which, largest = least, 0, widen(least)
             for a in range(a0, a1):
                 at = (i * down + a - above) * width + j * right - left
-                row = x[at + b0 : at + b1]
-                for b in range(row.size):
-                    v = widen(row[b])
+                for b in range(b0, b1):
+                    value = x[np.uintp(at + b)]  # never negative
+                    v = widen(value)
                     wins = (v > largest) | ((v != v) & (largest == largest))
                     largest = v if wins else largest
-                    best = row[b] if wins else best
-                    which = a * kw + b0 + b if wins else which
-            y[i * across + j], taps[i * across + j] = best, which
+                    best = value if wins else best
+                    which = a * kw + b if wins else which
+            to = np.uintp(i * across + j)
+            y[to], taps[to] = best, which
 
 
 @inner
@@ -304,8 +305,11 @@ def max_pool_backward(
             for i in range(rows):
                 own = (p * rows + i) * across
                 for j in range(across):
-                    a, b = taps[own + j] // kw, taps[own + j] % kw
-                    row, column = i * down + a - above, j * right + b - left
+                    tap = np.int64(taps[own + j])
+                    row, column = i * down - above, j * right - left
+                    while tap >= kw:  # quicker than a division
+                        row, tap = row + 1, tap - kw
+                    column += tap
                     if 0 <= row < height and 0 <= column < width:
                         dxs[(p * height + row) * width + column] = widen(dys[own + j])
         else:

@@ -138,7 +138,7 @@ def max_pool2d(x: Array, windows: Windows) -> tuple[Array, Backward]:
         places = place(xs), place(y), place(winner), place(room)
         images.max_pool(f"{name} {tap.dtype}", *places, first, last, about, (LIKE[name], tap))
 
-    threads.each(forward, planes, 2 * x.size)
+    threads.each(forward, planes, 8 * x.size)
 
     def backward(dy: Array) -> Array:
         dys, dx = stored(dy), np.zeros(shape, accumulator(dtype).dtype)
@@ -148,7 +148,7 @@ def max_pool2d(x: Array, windows: Windows) -> tuple[Array, Backward]:
             places = place(dys), place(dx), place(winner)
             images.max_pool_backward(f"{name} {tap.dtype}", *places, first, last, about, like)
 
-        threads.each(part, planes, 2 * dx.size)
+        threads.each(part, planes, 4 * dx.size)
         return dx.astype(dtype, copy=False)
 
     return y.view(dtype), backward
