@@ -17,7 +17,7 @@ import numpy as np
 
 from lpnorm.fast.blas import PLAIN, TURNED, _call
 from lpnorm.fast.compiled import entry, inner
-from lpnorm.fast.images import copy, flat, see, seen
+from lpnorm.fast.images import copy, flat, inside, see, seen
 from lpnorm.fast.lanes import narrow, widen
 
 
@@ -27,12 +27,15 @@ def gather(x: Any, shape: Any, out: Any, first: int, last: int, windows: Any, sa
     dtype."""
     (kh, kw), _, _, (rows, across) = windows
     _, channels, height, width = shape
-    to = 0
-    for c in range(channels):
-        for a in range(kh):
-            for b in range(kw):
+    size = (last - first) * rows * across
+    for a in range(kh):
+        for b in range(kw):
+            where = inside(shape, a, b, windows)
+            for c in range(channels):
+                to = ((c * kh + a) * kw + b) * size
                 for n in range(first, last):
-                    see(x, (n * channels + c) * height * width, shape, a, b, windows, out, to, same, 0)
+                    at = (n * channels + c) * height * width
+                    see(x, at, width, where, windows, out, to, same, 0)
                     to += rows * across
 
 

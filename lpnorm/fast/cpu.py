@@ -22,6 +22,7 @@ from lpnorm.fast.lanes import WIDTH, leaves, place
 from lpnorm.norms import L1, L2, Norm, Range, TopK
 
 NARROW, SHORT = 64, 8  # a group of fewer values, or in runs of fewer: groups are put side by side
+LONG = 512  # runs of fewer values are put one behind another: each costs a look
 KINDS: dict[type, int] = {L1: loops.L1, L2: loops.L2, TopK: loops.TOP, Range: loops.RANGE}
 LIKE = {"float16": np.uint16(0), "float32": np.float32(0), "float64": np.float64(0)}
 
@@ -137,7 +138,7 @@ class _Run:
 
     The loops see C-contiguous arrays, float16 as its bits. Where a group has few values, or they
     lie in short runs, groups are put side by side first, (n, groups, 1), to be summed many at a
-    time.
+    time; runs that are not long are put one behind another, (1, groups, n).
     """
 
     def __init__(self, x: Array, sums: Accumulate) -> None:
@@ -146,7 +147,12 @@ class _Run:
         self.wide = np.dtype(np.float64 if sums.dtype == np.float64 else np.float32)
         self.n = outer * inner
         self.turned = inner > 1 and (self.n < NARROW or inner < SHORT)
-        self.shape = (self.n, self.groups, 1) if self.turned else x.shape
+        self.joined = outer > 1 and SHORT <= inner < LONG and not self.turned
+        self.shape = x.shape
+        if self.turned:
+            self.shape = self.n, self.groups, 1
+        elif self.joined:
+            self.shape = 1, self.groups, self.n
         # means, sums: a tree of averages (1/2) or of sums (1)?
         self.weights = (
             self.wide.type(1 if sums.order == "pairwise" else 0.5),
@@ -159,16 +165,31 @@ class _Run:
         if self.turned:
             x = x.transpose(0, 2, 1).reshape(self.shape)
         x = np.require(x, requirements=["C", "ALIGNED"])
-        return x.view(np.uint16) if x.dtype == np.float16 else x
+        x = x.view(np.uint16) if x.dtype == np.float16 else x
+        return self._moved(loops.join, x, self.shape) if self.joined else x
+
+    def _moved(self, function: entry, x: Array, shape: tuple[int, ...]) -> Array:
+        """x with its runs one behind another, or back, of this shape."""
+        y = np.empty(shape, x.dtype)
+        places, size = (place(x), place(y)), (self.x.shape[0], self.groups, self.x.shape[2])
+        name = self.dtype.name
+
+        def part(first: int, last: int) -> None:
+            function(name, *places, size, first, last, LIKE[name])
+
+        threads.each(part, self.groups, x.size)
+        return y
 
     def room(self, out: Array | None = None) -> Array:
         """Where a result goes: out, if the loops can write there."""
-        if out is not None and not self.turned:
+        if out is not None and not (self.turned or self.joined):
             return self.stored(out)
         return np.empty(self.shape, np.uint16 if self.dtype == np.float16 else self.dtype)
 
     def back(self, y: Array) -> Array:
         """A result as the caller knows it."""
+        if self.joined:
+            y = self._moved(loops.part, y, self.x.shape)
         y = y.view(self.dtype)
         if not self.turned:
             return y

@@ -158,12 +158,14 @@ def copy(a: Any, i: int, step: int, b: Any, j: int, size: int, same: bool) -> No
             even_vector(a, i + 2 * done, b, j + done)
             done += HALF
     source, target = a[i + done * step : i + size * step : step], b[j + done : j + size]
-    if same:
-        for q in range(target.size):
-            target[q] = source[q]
-    else:
-        for q in range(target.size):
-            target[q] = widen(source[q])
+    for q in range(target.size):
+        target[q] = moved(source[q], target, same)
+
+
+@inner
+def moved(value: Any, target: Any, same: bool) -> Any:
+    """A value for an array: as it is, or widened if that is of another dtype."""
+    return target.dtype.type(value) if same else target.dtype.type(widen(value))
 
 
 @inner
@@ -174,16 +176,33 @@ def fill(b: Any, j: int, step: int, size: int, value: Any) -> None:
 
 
 @inner
+def inside(shape: Any, a: int, b: int, windows: Any) -> Any:
+    """i0, i1, j0, j1: windows i0 ... i1 - 1 by j0 ... j1 - 1 have their tap (a, b) inside a plane;
+    and where the first of the windows i0 sees it, were it inside."""
+    _, (down, right), (above, left), (rows, across) = windows
+    i0, i1 = seen(shape[2], a, down, above, rows)
+    j0, j1 = seen(shape[3], b, right, left, across)
+    return i0, i1, j0, j1, (i0 * down + a - above) * shape[3] + b - left
+
+
+@inner
 def see(
-    x: Any, at: int, shape: Any, a: int, b: int, windows: Any, out: Any, to: int, same: bool,
+    x: Any, at: int, width: int, where: Any, windows: Any, out: Any, to: int, same: bool,
     outside: Any,
 ) -> None:  # fmt: skip
-    """What the tap (a, b) of all windows sees of the plane at x[at], to out[to], H' W' values."""
-    _, (down, right), (above, left), (rows, across) = windows
-    height, width = shape[2], shape[3]
-    i0, i1 = seen(height, a, down, above, rows)
-    j0, j1 = seen(width, b, right, left, across)
-    at += (i0 * down + a - above) * width + b - left
+    """What a tap of all windows, `inside` where, sees of the plane at x[at], to out[to], H' W'
+    values."""
+    _, (down, right), _, (rows, across) = windows
+    i0, i1, j0, j1, first = where
+    at += first
+    if rows * across < VECTOR:
+        for i in range(rows):
+            for j in range(across):
+                value = out.dtype.type(outside)
+                if i0 <= i < i1 and j0 <= j < j1:
+                    value = moved(x[np.uintp(at + (i - i0) * down * width + j * right)], out, same)
+                out[np.uintp(to + i * across + j)] = value
+        return
     if i0 > 0:
         fill(out, to, 1, i0 * across, outside)
     if i1 < rows:
@@ -195,7 +214,8 @@ def see(
         copy(x, at + start, 1, out, to + start, end - start, same)
     else:
         for i in range(i1 - i0):
-            copy(x, at + i * down * width + j0 * right, right, out, to + i * across + j0, j1 - j0, same)
+            row = at + i * down * width + j0 * right
+            copy(x, row, right, out, to + i * across + j0, j1 - j0, same)
     for j in range(j0):
         fill(out, to + j, across, i1 - i0, outside)
     for j in range(j1, across):
@@ -255,7 +275,8 @@ def max_pool(
         fill(taps, p * size, 1, size, 0)
         for a in range(kh):
             for b in range(kw):
-                see(xs, p * plane, x[1], a, b, windows, values, 0, True, least)
+                where = inside(x[1], a, b, windows)
+                see(xs, p * plane, x[1][3], where, windows, values, 0, True, least)
                 rank(values, best, which, type(like[1])(a * kw + b))
 
 

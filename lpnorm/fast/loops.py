@@ -592,6 +592,30 @@ def write_gradient(
 
 
 # --- called from Python -----------------------------------------------------------------------
+
+
+@entry
+def join(x: Any, y: Any, shape: Any, first: int, last: int, like: Any) -> None:
+    """y (groups, outer inner) of x (outer, groups, inner), groups first ... last - 1."""
+    outer, groups, inner_size = shape
+    xs, ys = seen_at(x, like)[0], seen_at(y, like)[0]
+    for g in range(first, last):
+        for o in range(outer):
+            at, to = (o * groups + g) * inner_size, (g * outer + o) * inner_size
+            copy(xs[at : at + inner_size], ys[to : to + inner_size])
+
+
+@entry
+def part(x: Any, y: Any, shape: Any, first: int, last: int, like: Any) -> None:
+    """`join` backwards: y (outer, groups, inner) of x (groups, outer inner)."""
+    outer, groups, inner_size = shape
+    xs, ys = seen_at(x, like)[0], seen_at(y, like)[0]
+    for g in range(first, last):
+        for o in range(outer):
+            at, to = (g * outer + o) * inner_size, (o * groups + g) * inner_size
+            copy(xs[at : at + inner_size], ys[to : to + inner_size])
+
+
 #
 # gamma, beta, mean and scale have the dtype that is computed in; gamma and beta one number for
 # each group or (per_value) for each of a group's values. k is Top-k's; constant and eps have been
