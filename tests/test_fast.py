@@ -51,21 +51,21 @@ def pair(request):
 @contextlib.contextmanager
 def cut(count, share, narrow):
     """Work cut for `count` threads into parts of `share` values; see `lpnorm.fast.cpu`."""
-    before = threads.WORTH, cpu.NARROW
-    threads.WORTH, cpu.NARROW = share, narrow
+    before = cpu.SHARE, cpu.NARROW
+    cpu.SHARE, cpu.NARROW = share, narrow
     threads.use(count)
     try:
         with np.errstate(all="ignore"):
             yield
     finally:
         threads.use(None)
-        threads.WORTH, cpu.NARROW = before
+        cpu.SHARE, cpu.NARROW = before
 
 
 cuts = st.builds(
     cut,
     st.sampled_from([1, 2, 5]),
-    st.sampled_from([1, threads.WORTH]),
+    st.sampled_from([1, cpu.SHARE]),
     st.sampled_from([1, cpu.NARROW]),
 )
 
@@ -536,7 +536,7 @@ FORK = """
 import os, threading, time, numpy as np, lpnorm.fast
 from lpnorm import threads
 from lpnorm.fast import cpu
-threads.WORTH = 1
+cpu.SHARE = 1
 threads.use(3)
 x = np.random.default_rng(0).standard_normal((16, 6, 50)).astype("float32")
 def work():

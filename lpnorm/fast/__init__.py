@@ -30,10 +30,9 @@ except ImportError as error:
 from lpnorm import dispatch
 from lpnorm.arrays import Array
 from lpnorm.dispatch import Cache
-from lpnorm.fast.layers import conv2d, max_pool2d, relu
+from lpnorm.fast.layers import add, conv2d, max_pool2d, relu
 from lpnorm.plain import (
     Windows,
-    add,
     avg_pool2d,
     bounded_weight_norm,
     bounded_weight_norm_backward,

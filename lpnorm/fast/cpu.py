@@ -16,13 +16,14 @@ import numpy as np
 from lpnorm import batchnorm, threads
 from lpnorm.arrays import Accumulate, Array, accumulator
 from lpnorm.dispatch import Backend, Scheme
-from lpnorm.fast import loops
+from lpnorm.fast import loops, memory
 from lpnorm.fast.compiled import entry
 from lpnorm.fast.lanes import WIDTH, leaves, place
 from lpnorm.norms import L1, L2, Norm, Range, TopK
 
 NARROW, SHORT = 64, 8  # a group of fewer values, or in runs of fewer: groups are put side by side
-LONG = 512  # runs of fewer values are put one behind another: each costs a look
+SHARE = threads.WORTH // 4  # values a thread
+LONG = 128  # runs of fewer values are put one behind another: each costs a look
 KINDS: dict[type, int] = {L1: loops.L1, L2: loops.L2, TopK: loops.TOP, Range: loops.RANGE}
 LIKE = {"float16": np.uint16(0), "float32": np.float32(0), "float64": np.float64(0)}
 
@@ -170,7 +171,7 @@ class _Run:
 
     def _moved(self, function: entry, x: Array, shape: tuple[int, ...]) -> Array:
         """x with its runs one behind another, or back, of this shape."""
-        y = np.empty(shape, x.dtype)
+        y = memory.empty(shape, x.dtype)
         places, size = (place(x), place(y)), (self.x.shape[0], self.groups, self.x.shape[2])
         name = self.dtype.name
 
@@ -184,7 +185,7 @@ class _Run:
         """Where a result goes: out, if the loops can write there."""
         if out is not None and not (self.turned or self.joined):
             return self.stored(out)
-        return np.empty(self.shape, np.uint16 if self.dtype == np.float16 else self.dtype)
+        return memory.empty(self.shape, np.uint16 if self.dtype == np.float16 else self.dtype)
 
     def back(self, y: Array) -> Array:
         """A result as the caller knows it."""
@@ -206,7 +207,7 @@ class _Run:
         self, function: entry, arrays: list[Array], *arguments: Any, k: int = 1
     ) -> None:
         """function(*places, *arguments, tree, like, scratch, groups) for all groups, in parts."""
-        share = max(1, min(threads.count(), self.groups, self.n * self.groups // threads.WORTH))
+        share = max(1, min(threads.count(), self.groups, self.x.size // SHARE))
         side_by_side = self.shape[2] == 1
         if side_by_side:  # runs of few groups are slow
             share = max(1, min(share, self.groups // NARROW))

@@ -317,10 +317,11 @@ def rank(values: Any, best: Any, which: Any, tap: Any) -> None:
 def max_pool_backward(
     dy: Any, dx: Any, winner: Any, first: int, last: int, windows: Any, like: Any
 ) -> None:
-    """dx, in the dtype that is computed in, of planes first ... last - 1; it begins as zeros."""
+    """dx, in the dtype that is computed in, of planes first ... last - 1."""
     (kh, kw), (down, right), (above, left), (rows, across) = windows
     _, _, height, width = dx[1]
     dys, dxs, taps = flat(dy, like[0]), flat(dx, like[2]), flat(winner, like[1])
+    fill(dxs, first * height * width, 1, (last - first) * height * width, 0)
     for p in range(first, last):
         if down >= kh and right >= kw:  # windows share no value: in any order
             for i in range(rows):

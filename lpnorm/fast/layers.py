@@ -9,7 +9,7 @@ import numpy as np
 
 from lpnorm import plain, threads
 from lpnorm.arrays import Array, accumulator
-from lpnorm.fast import blas, convolution, images
+from lpnorm.fast import blas, convolution, images, memory
 from lpnorm.fast.cpu import LIKE, is_plain
 from lpnorm.fast.lanes import place
 from lpnorm.plain import products
@@ -28,7 +28,7 @@ def conv2d(
     shapes = (*plan.matrix.shape, *w.shape[:2], plan.length, plan.out[2] * x.shape[3])
     if product is None or not (is_plain(x) and is_plain(w)) or 1 in shapes:
         return products.conv2d(x, w, bias, windows)  # with a side of 1 NumPy's product is another
-    xs, y = stored(x), np.empty(plan.out, x.dtype)
+    xs, y = stored(x), memory.empty(plan.out, x.dtype)
     like = LIKE[x.dtype.name], LIKE[wide.name], x.dtype == wide, *product
     version = f"{x.dtype.name} by {type(product[1]).__name__}"
 
@@ -66,7 +66,7 @@ def conv2d(
             )  # fmt: skip
 
         dbias = None if bias is None else products.sum_of_channels(dy)
-        return *products.convolution_backward(dy, x, w, windows, turned, scattered), dbias
+        return *products.convolution_backward(dy, x, w, windows, memory.empty, turned, scattered), dbias
 
     return y, backward
 
@@ -77,13 +77,7 @@ def _room(plan: Plan, wide: Any) -> list[Array]:
 
 
 def _empty(dtype: Any, *sizes: int) -> list[Array]:
-    """Rows that begin where a vector of 64 bytes may."""
-    rows = []
-    for size in sizes:
-        room = np.empty(size * dtype.itemsize + 64, np.uint8)
-        start = -room.ctypes.data % 64
-        rows.append(room[start : start + size * dtype.itemsize].view(dtype))
-    return rows
+    return [memory.empty(size, dtype) for size in sizes]
 
 
 def _places(arrays: Sequence[Array]) -> Any:
@@ -103,11 +97,11 @@ def relu(x: Array) -> tuple[Array, Backward]:
     if not is_plain(x):
         return plain.relu(x)
     name, like = x.dtype.name, (LIKE[x.dtype.name],)
-    bits = np.empty(-(-x.size // images.VECTOR), np.uint16)
+    bits = memory.empty(-(-x.size // images.VECTOR), np.uint16)
 
     def over(function: Any, a: Array) -> Array:
         a = stored(a)
-        b = np.empty_like(a)
+        b = memory.empty(a.shape, a.dtype)
         places = place(a), place(b), place(bits)
 
         def part(first: int, last: int) -> None:
@@ -121,6 +115,22 @@ def relu(x: Array) -> tuple[Array, Backward]:
     return y, lambda dy: over(images.relu_backward, dy)
 
 
+def add(a: Array, b: Array) -> Array:
+    """`lpnorm.plain.add`, bit for bit."""
+    alike = is_plain(a) and is_plain(b) and a.shape == b.shape and a.dtype == b.dtype
+    if not alike or not (a.flags.c_contiguous and b.flags.c_contiguous):
+        return plain.add(a, b)
+    y = memory.empty(a.shape, a.dtype)
+    rows = a.reshape(-1), b.reshape(-1), y.reshape(-1)
+
+    def part(first: int, last: int) -> None:
+        left, right, out = (row[first:last] for row in rows)
+        np.add(left, right, out=out)
+
+    threads.each(part, a.size, 2 * a.size)
+    return y
+
+
 def max_pool2d(x: Array, windows: Windows) -> tuple[Array, Backward]:
     """`lpnorm.plain.max_pool2d`, bit for bit."""
     if not is_plain(x):
@@ -130,7 +140,7 @@ def max_pool2d(x: Array, windows: Windows) -> tuple[Array, Backward]:
     about = _windows(windows, shape)
     tap = np.uint8(0) if windows.taps <= 256 else np.int32(0)
     xs, out = stored(x), (*shape[:2], *across)
-    y, winner = np.empty(out, xs.dtype), np.empty(out, tap.dtype)
+    y, winner = memory.empty(out, xs.dtype), memory.empty(out, tap.dtype)
     planes = shape[0] * shape[1]
 
     def forward(first: int, last: int) -> None:
@@ -141,7 +151,7 @@ def max_pool2d(x: Array, windows: Windows) -> tuple[Array, Backward]:
     threads.each(forward, planes, 8 * x.size)
 
     def backward(dy: Array) -> Array:
-        dys, dx = stored(dy), np.zeros(shape, accumulator(dtype).dtype)
+        dys, dx = stored(dy), memory.empty(shape, accumulator(dtype).dtype)
         like = LIKE[name], tap, LIKE[dx.dtype.name]
 
         def part(first: int, last: int) -> None:

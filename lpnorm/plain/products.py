@@ -68,30 +68,31 @@ def conv2d(
         y += bias[:, None, None]
 
     def backward(dy: Array) -> Gradients:
-        dbias = None if bias is None else sum_of_channels(dy)
-        return *convolution_backward(dy, x, w, windows, turned, scattered), dbias
+        dbias, empty = None if bias is None else sum_of_channels(dy), library_of(x).empty
+        return *convolution_backward(dy, x, w, windows, empty, turned, scattered), dbias
 
     return y, backward
 
 
 def convolution_backward(
-    dy: Array, x: Array, w: Array, windows: Windows, turned: Any, scattered: Any
+    dy: Array, x: Array, w: Array, windows: Windows, empty: Any, turned: Any, scattered: Any
 ) -> tuple[Array, Array]:
-    """dx and dw, the parts by these functions."""
-    xp, (kh, kw), (above, left) = library_of(x), windows.kernel, windows.padding
+    """dx and dw, the parts by these functions, in arrays that `empty` makes."""
+    (kh, kw), (above, left) = windows.kernel, windows.padding
     outputs, inputs = w.shape[:2]
     if windows.stride == (1, 1) and above < kh and left < kw:
         around = Windows(windows.owner, windows.kernel, 1, (kh - 1 - above, kw - 1 - left))
         plan = Plan(dy.shape, w[:, :, ::-1, ::-1].swapaxes(0, 1), around)
         down = Windows(windows.owner, (kh, 1), 1, (above, 0))  # for x
-        dx = xp.empty(x.shape, x.dtype)
-        sums = xp.empty((plan.parts, outputs * kw, inputs * kh), plan.matrix.dtype)
+        dx = empty(x.shape, x.dtype)
+        sums = empty((plan.parts, outputs * kw, inputs * kh), plan.matrix.dtype)
         in_parts(lambda *parts: turned(dy, x, dx, sums, plan, down, *parts), plan, 2)
         dw = _sum(sums).reshape(outputs, kw, inputs, kh)[:, ::-1].transpose(0, 2, 3, 1)
     else:
         plan = Plan(x.shape, w, windows, fold=False)
-        dx = xp.zeros(x.shape, plan.matrix.dtype)
-        sums = xp.empty((plan.parts, inputs * kh * kw, outputs), plan.matrix.dtype)
+        dx = empty(x.shape, plan.matrix.dtype)
+        dx[...] = 0
+        sums = empty((plan.parts, inputs * kh * kw, outputs), plan.matrix.dtype)
         in_parts(lambda *parts: scattered(dy, x, dx, sums, plan, *parts), plan, 2)
         dx, dw = dx.astype(x.dtype, copy=False), _sum(sums).T.reshape(w.shape)
     return dx, dw.astype(w.dtype, order="C")  # a copy, which does not hold on to all sums
