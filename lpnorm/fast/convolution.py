@@ -17,48 +17,60 @@ import numpy as np
 
 from lpnorm.fast.blas import PLAIN, TURNED, _call
 from lpnorm.fast.compiled import entry, inner
-from lpnorm.fast.images import copy, flat, inside, see, seen
+from lpnorm.fast.images import VECTOR, copy, copy_masked, flat, fold_masked, inside, see, seen
 from lpnorm.fast.lanes import narrow, widen
 
 
 @inner
-def gather(x: Any, shape: Any, out: Any, first: int, last: int, windows: Any, same: bool) -> None:
+def gather(
+    x: Any, shape: Any, out: Any, first: int, last: int, windows: Any, masks: Any, same: bool
+) -> None:
     """`products.gather` of samples first ... last - 1 of x (N, C, H, W), a row; same: of out's
-    dtype."""
-    (kh, kw), _, _, (rows, across) = windows
+    dtype. masks: a bit for each window, is the tap inside? (taps, words); or none."""
+    (kh, kw), _, (above, left), (rows, across) = windows
     _, channels, height, width = shape
-    size = (last - first) * rows * across
-    for a in range(kh):
-        for b in range(kw):
-            where = inside(shape, a, b, windows)
-            for c in range(channels):
-                to = ((c * kh + a) * kw + b) * size
+    size, words = rows * across, masks.size // (kh * kw)
+    to = 0
+    for c in range(channels):
+        for a in range(kh):
+            for b in range(kw):
+                tap, where = (a * kw + b) * words, inside(shape, a, b, windows)
                 for n in range(first, last):
                     at = (n * channels + c) * height * width
-                    see(x, at, width, where, windows, out, to, same, 0)
-                    to += rows * across
+                    if words > 0:  # VECTOR at a time, the last ones beyond the plane's end
+                        at += (a - above) * width + b - left
+                        for k in range(words):
+                            copy_masked(x, at + k * VECTOR, masks[tap + k], out, to + k * VECTOR)
+                    else:
+                        see(x, at, width, where, windows, out, to, same, 0)
+                    to += size
 
 
 @inner
 def fold(sums: Any, y: Any, shape: Any, first: int, last: int, about: Any, like: Any) -> None:
     """`products._fold` into samples first ... last - 1 of y (N, O, H', W'), a row."""
-    folded, above, rows, across = about
+    folded, above, rows, across, masks = about
     _, outputs, height, _ = shape
-    samples, length = last - first, rows * across
+    samples, length, size = last - first, rows * across, height * across
     step = outputs * samples * length + across
-    i = 0
-    while i < height:
-        low, high = max(0, above - i), min(folded, rows + above - i)
-        end = i + 1  # rows with as many terms lie one behind another
-        if low == 0 and high == folded:
-            end = max(end, min(height, rows + above - folded + 1))
-        for o in range(outputs):
-            for n in range(samples):
-                to = ((first + n) * outputs + o) * height + i
-                at = ((low * outputs + o) * samples + n) * length + (i + low - above) * across
-                size = (end - i) * across
-                add_rows(sums, at, step, high - low, y, to * across, size, like)
-        i = end
+    words = masks.size // folded
+    for o in range(outputs):
+        for n in range(samples):
+            to = ((first + n) * outputs + o) * size
+            at = (o * samples + n) * length - above * across
+            if words > 0:
+                for k in range(words):
+                    left = min(VECTOR, size - k * VECTOR)
+                    within = np.uint16((1 << left) - 1)
+                    place = at + k * VECTOR
+                    fold_masked(
+                        sums, place, step, folded, masks, k * folded, y, to + k * VECTOR, within
+                    )
+            else:
+                for i in range(height):
+                    low, high = max(0, above - i), min(folded, rows + above - i)
+                    begin = at + low * step + i * across
+                    add_rows(sums, begin, step, high - low, y, to + i * across, across, like)
 
 
 @inner
@@ -66,21 +78,11 @@ def add_rows(
     sums: Any, at: int, step: int, count: int, y: Any, to: int, size: int, like: Any
 ) -> None:
     """y[to + j] = 0 + sums[at + j] + sums[at + step + j] + ..., `count` of them, one by one."""
-    zero = sums.dtype.type(0)
-    if count == 3:
-        a, b, c = sums[at : at + size], sums[at + step : at + step + size], sums[at + 2 * step :]
-        for j in range(size):
-            y[to + j] = narrow(zero + a[j] + b[j] + c[j], like)
-    elif count == 2:
-        a, b = sums[at : at + size], sums[at + step : at + step + size]
-        for j in range(size):
-            y[to + j] = narrow(zero + a[j] + b[j], like)
-    else:
-        for j in range(size):
-            total = zero
-            for k in range(count):
-                total += sums[at + k * step + j]
-            y[to + j] = narrow(total, like)
+    for j in range(size):
+        total = sums.dtype.type(0)
+        for k in range(count):
+            total += sums[at + k * step + j]
+        y[to + j] = narrow(total, like)
 
 
 @inner
@@ -145,19 +147,29 @@ def chunks(i: int, part: int, cut: Any) -> Any:
     return count, first + n * i // count, first + n * (i + 1) // count
 
 
+@inner
+def opened(about: Any, masks: Any) -> Any:
+    """about, with the masks to fold by; the masks to gather by, of columns and of rows of x."""
+    word = np.uint16(0)
+    folds = flat(masks[0], word)
+    about = about[0], about[1], about[2], about[3], folds
+    return about, flat(masks[1], word), flat(masks[2], word)
+
+
 @entry
 def correlate(
-    x: Any, matrix: Any, y: Any, room: Any, windows: Any, about: Any, cut: Any, parts: Any,
-    like: Any,
+    x: Any, matrix: Any, y: Any, room: Any, windows: Any, about: Any, masks: Any, cut: Any,
+    parts: Any, like: Any,
 ) -> None:  # fmt: skip
     """y of some parts; room: for a chunk's columns and for what they give."""
     xs, ys, w = flat(x, like[0]), flat(y, like[0]), flat(matrix, like[1])
+    about, seen_masks, _ = opened(about, masks)
     columns, sums = flat(room[0], like[1]), flat(room[1], like[1])
     (m, k), length = matrix[1], about[2] * about[3]
     for part in range(parts[0], parts[1]):
         for i in range(chunks(0, part, cut)[0]):
             _, at, to = chunks(i, part, cut)
-            gather(xs, x[1], columns, at, to, windows, like[2])
+            gather(xs, x[1], columns, at, to, windows, seen_masks, like[2])
             product(w, columns, sums, m, (to - at) * length, k, like)
             fold(sums, ys, y[1], at, to, about, like[0])
 
@@ -165,10 +177,11 @@ def correlate(
 @entry
 def turned(
     dy: Any, x: Any, matrix: Any, dx: Any, dw: Any, room: Any, windows: Any, down: Any, about: Any,
-    cut: Any, parts: Any, like: Any,
+    masks: Any, cut: Any, parts: Any, like: Any,
 ) -> None:  # fmt: skip
     """dx of some parts and their shares of dw; room: as above, for rows of x, and for dw."""
     dys, xs, dxs = flat(dy, like[0]), flat(x, like[0]), flat(dx, like[0])
+    about, seen_masks, down_masks = opened(about, masks)
     w, shares, share = flat(matrix, like[1]), flat(dw, like[1]), flat(room[3], like[1])
     columns, sums, rows = flat(room[0], like[1]), flat(room[1], like[1]), flat(room[2], like[1])
     (m, k), (_, high, wide), length = matrix[1], dw[1], about[2] * about[3]
@@ -177,20 +190,21 @@ def turned(
         for i in range(chunks(0, part, cut)[0]):
             _, at, to = chunks(i, part, cut)
             size = (to - at) * length
-            gather(dys, dy[1], columns, at, to, windows, like[2])
+            gather(dys, dy[1], columns, at, to, windows, seen_masks, like[2])
             product(w, columns, sums, m, size, k, like)
             fold(sums, dxs, dx[1], at, to, about, like[0])
-            gather(xs, x[1], rows, at, to, down, like[2])
+            gather(xs, x[1], rows, at, to, down, down_masks, like[2])
             add_product(columns, rows, share, total, high, wide, size, i == 0, like)
 
 
 @entry
 def scattered(
-    dy: Any, x: Any, matrix: Any, dx: Any, dw: Any, room: Any, windows: Any, about: Any, cut: Any,
-    parts: Any, like: Any,
+    dy: Any, x: Any, matrix: Any, dx: Any, dw: Any, room: Any, windows: Any, about: Any, masks: Any,
+    cut: Any, parts: Any, like: Any,
 ) -> None:  # fmt: skip
     """dx of some parts and their shares of dw^T; matrix: w^T; room: for columns, dy and dw."""
     dys, xs, dxs = flat(dy, like[0]), flat(x, like[0]), flat(dx, like[1])
+    about, seen_masks, _ = opened(about, masks)
     w, shares, share = flat(matrix, like[1]), flat(dw, like[1]), flat(room[2], like[1])
     columns, rows = flat(room[0], like[1]), flat(room[1], like[1])
     (k, m), length = matrix[1], about[2] * about[3]
@@ -199,7 +213,7 @@ def scattered(
         for i in range(chunks(0, part, cut)[0]):
             _, at, to = chunks(i, part, cut)
             size = (to - at) * length
-            gather(xs, x[1], columns, at, to, windows, like[2])
+            gather(xs, x[1], columns, at, to, windows, seen_masks, like[2])
             turn(dys, rows, m, at, to, length, like[2])
             add_product(columns, rows, share, total, k, m, size, i == 0, like)
             product(w, rows, columns, k, size, m, like)

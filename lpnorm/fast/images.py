@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from lpnorm.fast.compiled import entry, inner
@@ -101,6 +102,79 @@ def even_vector(context: Any, a: Any, i: Any, b: Any, j: Any) -> Any:
 
     a_kind, b_kind = a, b
     return types.void(a, types.intp, b, types.intp), build
+
+
+def _masked(builder: Any, name: str, values: Any, arguments: list[Any]) -> Any:
+    """LLVM's masked load or store: lanes whose bit is not set are not touched in memory."""
+    kind = "f32" if isinstance(values.element, ir.FloatType) else "f64"
+    result = values if name == "load" else ir.VoidType()
+    shape = ir.FunctionType(result, [argument.type for argument in arguments])
+    function = cgutils.get_or_insert_function(
+        builder.module, shape, f"llvm.masked.{name}.v{VECTOR}{kind}.p0"
+    )
+    return builder.call(function, arguments)
+
+
+def _lanes(builder: Any, bits: Any) -> Any:
+    return builder.bitcast(bits, ir.VectorType(ir.IntType(1), VECTOR))
+
+
+def _aligned(kind: Any) -> Any:
+    return ir.Constant(ir.IntType(32), kind.dtype.bitwidth // 8)
+
+
+@intrinsic
+def copy_masked(context: Any, a: Any, i: Any, bits: Any, b: Any, j: Any) -> Any:
+    """b[j : j + VECTOR] = a[i : i + VECTOR] where a bit is set, else 0; of one float dtype (nothing
+    otherwise). What has no bit need not be in a."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        a, i, bits, b, j = arguments
+        if a_kind.dtype == b_kind.dtype:
+            place = vector_at(context, builder, a_kind, a, i)
+            values = ir.VectorType(context.get_value_type(a_kind.dtype), VECTOR)
+            nothing = ir.Constant(values, None)
+            given = [place, _aligned(a_kind), _lanes(builder, bits), nothing]
+            loaded = _masked(builder, "load", values, given)
+            size = a_kind.dtype.bitwidth // 8
+            builder.store(loaded, vector_at(context, builder, b_kind, b, j), align=size)
+        return context.get_dummy_value()
+
+    a_kind, b_kind = a, b
+    return types.void(a, types.intp, types.uint16, b, types.intp), build
+
+
+@intrinsic
+def fold_masked(
+    context: Any, a: Any, i: Any, step: Any, count: Any, masks: Any, m: Any, b: Any, j: Any,
+    inside: Any,
+) -> Any:  # fmt: skip
+    """b[j : j + VECTOR] = 0 + a[i : ...] + a[i + step : ...] + ..., `count` of them one by one, each
+    where a bit of masks[m + VECTOR t] is set; only lanes of b that have a bit in inside. One float
+    dtype (nothing otherwise)."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        a, i, step, count, masks, m, b, j, inside = arguments
+        if a_kind.dtype == b_kind.dtype:
+            values = ir.VectorType(context.get_value_type(a_kind.dtype), VECTOR)
+            nothing = ir.Constant(values, None)
+            total = cgutils.alloca_once_value(builder, nothing)
+            rows = context.make_array(masks_kind)(context, builder, masks)
+            with cgutils.for_range(builder, count) as loop:
+                at = builder.add(i, builder.mul(loop.index, step))
+                place = vector_at(context, builder, a_kind, a, at)
+                bits = builder.load(builder.gep(rows.data, [builder.add(m, loop.index)]))
+                given = [place, _aligned(a_kind), _lanes(builder, bits), nothing]
+                loaded = _masked(builder, "load", values, given)
+                builder.store(builder.fadd(builder.load(total), loaded), total)
+            place = vector_at(context, builder, b_kind, b, j)
+            given = [builder.load(total), place, _aligned(b_kind), _lanes(builder, inside)]
+            _masked(builder, "store", values, given)
+        return context.get_dummy_value()
+
+    a_kind, b_kind, masks_kind = a, b, masks
+    word = types.intp
+    return types.void(a, word, word, word, masks, word, b, word, types.uint16), build
 
 
 @intrinsic
@@ -195,14 +269,6 @@ def see(
     _, (down, right), _, (rows, across) = windows
     i0, i1, j0, j1, first = where
     at += first
-    if rows * across < VECTOR:
-        for i in range(rows):
-            for j in range(across):
-                value = out.dtype.type(outside)
-                if i0 <= i < i1 and j0 <= j < j1:
-                    value = moved(x[np.uintp(at + (i - i0) * down * width + j * right)], out, same)
-                out[np.uintp(to + i * across + j)] = value
-        return
     if i0 > 0:
         fill(out, to, 1, i0 * across, outside)
     if i1 < rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ def conv2d(
         room = _room(plan, wide)
         convolution.correlate(
             version, *_places(arrays), _places(room), _windows(plan.seen, x.shape), _about(plan),
-            _cut(plan), parts, like,
+            _masks(plan, x), _cut(plan), parts, like,
         )  # fmt: skip
 
     products.in_parts(forward, plan, 1)
@@ -54,7 +55,7 @@ def conv2d(
             room = [*_room(plan, wide), *_empty(wide, dw.shape[2] * plan.most * plan.length, dw[0].size)]
             convolution.turned(
                 version, *_places(arrays), _places(room), _windows(plan.seen, dy.shape),
-                _windows(down, x.shape), _about(plan), _cut(plan), parts, like,
+                _windows(down, x.shape), _about(plan), _masks(plan, dys, down, xs), _cut(plan), parts, like,
             )  # fmt: skip
 
         def scattered(dy: Array, x: Array, dx: Array, dw: Array, plan: Plan, *parts: int) -> None:
@@ -62,7 +63,7 @@ def conv2d(
             room = [*_room(plan, wide), *_empty(wide, dw[0].size)]
             convolution.scattered(
                 version, *_places(arrays), _places(room), _windows(plan.seen, x.shape),
-                _about(plan), _cut(plan), parts, like,
+                _about(plan), _masks(plan, xs), _cut(plan), parts, like,
             )  # fmt: skip
 
         dbias = None if bias is None else products.sum_of_channels(dy)
@@ -77,11 +78,58 @@ def _room(plan: Plan, wide: Any) -> list[Array]:
 
 
 def _empty(dtype: Any, *sizes: int) -> list[Array]:
-    return [memory.empty(size, dtype) for size in sizes]
+    """Room for so many values and, as vectors are stored whole, one more vector."""
+    return [memory.empty(size + images.VECTOR, dtype) for size in sizes]
 
 
 def _places(arrays: Sequence[Array]) -> Any:
     return tuple(map(place, arrays))
+
+
+def _masks(plan: Plan, x: Array, down: Windows | None = None, rows: Array | None = None) -> Any:
+    """What `convolution` folds by, and gathers by: see `_bits`; nothing for float16."""
+    if x.dtype.itemsize == 2:
+        return (place(NOTHING),) * 3
+    folds = _bits_of_rows(plan.folded, plan.above, plan.rows, plan.out[2], plan.across)
+    columns = _bits(plan.seen.kernel, plan.seen.stride, plan.seen.padding, x.shape[2:])
+    if down is None or rows is None:
+        return place(folds), place(columns), place(NOTHING)
+    taps = _bits(down.kernel, down.stride, down.padding, rows.shape[2:])
+    return place(folds), place(columns), place(taps)
+
+
+NOTHING = np.empty(0, np.uint16)
+
+
+@lru_cache(maxsize=256)
+def _bits(
+    kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], shape: Any
+) -> Array:
+    """For each tap a bit for each window: is it inside a plane of this shape? (taps, words)
+
+    Empty unless windows lie as values do, one behind another in rows as long.
+    """
+    windows = Windows("", kernel, stride, padding)
+    inside = windows.view(np.ones((1, 1, *shape), bool), False)[:, :, 0, 0]
+    if stride != (1, 1) or inside.shape[3] != shape[1]:
+        return NOTHING
+    return _words(inside.reshape(windows.taps, -1))
+
+
+@lru_cache(maxsize=256)
+def _bits_of_rows(folded: int, above: int, rows: int, height: int, across: int) -> Array:
+    """For VECTOR values of y at a time, and each row a of the kernel, a bit for each: is there a row
+    i + a - above of what is folded? (words, folded)"""
+    row = np.arange(height)[:, None] + np.arange(folded) - above
+    inside = np.repeat((row >= 0) & (row < rows), across, axis=0)
+    return np.ascontiguousarray(_words(inside.T).T)
+
+
+def _words(bits: Array) -> Array:
+    """Rows of bits as words of VECTOR, the first the lowest."""
+    room = np.zeros((bits.shape[0], -(-bits.shape[1] // images.VECTOR) * images.VECTOR), bool)
+    room[:, : bits.shape[1]] = bits
+    return np.packbits(room, axis=1, bitorder="little").view("<u2").astype(np.uint16)
 
 
 def _cut(plan: Plan) -> Any:
