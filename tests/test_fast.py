@@ -734,16 +734,16 @@ def no_more(*_):
     raise RuntimeError("can't start new thread")
 
 
-@pytest.mark.parametrize("failing", ["affinity", "submit"])
+@pytest.mark.parametrize("failing", ["affinity", "start"])
 def test_helpers_that_cannot_be_had_are_done_without(monkeypatch, failing):
     """A sandbox that forbids choosing cores; no more threads, or a program that is ending."""
     x, dy = normal(1, (64, 6, 5, 7), "float32"), normal(2, (64, 6, 5, 7), "float32")
     with cut(3, 1, cpu.NARROW):
-        monkeypatch.setattr(threads, "_pool", None)
+        monkeypatch.setattr(threads, "_helpers", None)
         if failing == "affinity" and hasattr(os, "sched_setaffinity"):
             monkeypatch.setattr(os, "sched_setaffinity", forbidden)
-        elif failing == "submit":
-            monkeypatch.setattr(threads.ThreadPoolExecutor, "submit", no_more)
+        elif failing == "start":
+            monkeypatch.setattr(threads.threading.Thread, "start", no_more)
         for _ in range(3):
             assert_same(x, dy, None, None, False, p=1)
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import config
 from numba.extending import intrinsic
 
 from lpnorm import threads
@@ -30,6 +31,8 @@ NAMES = [  # of sgemm and dgemm, and the integers they take
 @functools.cache
 def gemm(dtype: str) -> tuple[int, Any] | None:
     """Where the function for float32 or float64 is, and a number of the integers it takes."""
+    if config.DISABLE_JIT:
+        return None
     letter, real = ("s", ctypes.c_float) if dtype == "float32" else ("d", ctypes.c_double)
     for library in threads.one_blas_thread.libraries:
         for name, integer in NAMES:

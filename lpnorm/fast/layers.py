@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numba.core import config
 
 from lpnorm import plain, threads
 from lpnorm.arrays import Array, accumulator
@@ -142,7 +143,7 @@ def _about(plan: Plan) -> Any:
 
 def relu(x: Array) -> tuple[Array, Backward]:
     """`lpnorm.plain.relu`, bit for bit."""
-    if not is_plain(x):
+    if not _takes(x):
         return plain.relu(x)
     name, like = x.dtype.name, (LIKE[x.dtype.name],)
     bits = memory.empty(-(-x.size // images.VECTOR), np.uint16)
@@ -181,7 +182,7 @@ def add(a: Array, b: Array) -> Array:
 
 def max_pool2d(x: Array, windows: Windows) -> tuple[Array, Backward]:
     """`lpnorm.plain.max_pool2d`, bit for bit."""
-    if not is_plain(x):
+    if not _takes(x):
         return plain.max_pool2d(x, windows)
     name, shape, dtype = x.dtype.name, x.shape, x.dtype
     across = windows.over(shape)
@@ -210,6 +211,11 @@ def max_pool2d(x: Array, windows: Windows) -> tuple[Array, Backward]:
         return dx.astype(dtype, copy=False)
 
     return y.view(dtype), backward
+
+
+def _takes(x: Array) -> bool:
+    """Vectors are the compiler's: there are none where it is told not to compile."""
+    return is_plain(x) and not config.DISABLE_JIT
 
 
 def stored(x: Array) -> Array:
