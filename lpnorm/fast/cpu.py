@@ -139,7 +139,7 @@ class _Run:
 
     The loops see C-contiguous arrays, float16 as its bits. Where a group has few values, or they
     lie in short runs, groups are put side by side first, (n, groups, 1), to be summed many at a
-    time; runs that are not long are put one behind another, (1, groups, n).
+    time; runs that are not long are put one behind another, group by group (`loops.joined`).
     """
 
     def __init__(self, x: Array, sums: Accumulate) -> None:
@@ -149,11 +149,7 @@ class _Run:
         self.n = outer * inner
         self.turned = inner > 1 and (self.n < NARROW or inner < SHORT)
         self.joined = outer > 1 and SHORT <= inner < LONG and not self.turned
-        self.shape = x.shape
-        if self.turned:
-            self.shape = self.n, self.groups, 1
-        elif self.joined:
-            self.shape = 1, self.groups, self.n
+        self.shape = (self.n, self.groups, 1) if self.turned else x.shape
         # means, sums: a tree of averages (1/2) or of sums (1)?
         self.weights = (
             self.wide.type(1 if sums.order == "pairwise" else 0.5),
@@ -166,31 +162,16 @@ class _Run:
         if self.turned:
             x = x.transpose(0, 2, 1).reshape(self.shape)
         x = np.require(x, requirements=["C", "ALIGNED"])
-        x = x.view(np.uint16) if x.dtype == np.float16 else x
-        return self._moved(loops.join, x, self.shape) if self.joined else x
-
-    def _moved(self, function: entry, x: Array, shape: tuple[int, ...]) -> Array:
-        """x with its runs one behind another, or back, of this shape."""
-        y = memory.empty(shape, x.dtype)
-        places, size = (place(x), place(y)), (self.x.shape[0], self.groups, self.x.shape[2])
-        name = self.dtype.name
-
-        def part(first: int, last: int) -> None:
-            function(name, *places, size, first, last, LIKE[name])
-
-        threads.each(part, self.groups, x.size)
-        return y
+        return x.view(np.uint16) if x.dtype == np.float16 else x
 
     def room(self, out: Array | None = None) -> Array:
         """Where a result goes: out, if the loops can write there."""
-        if out is not None and not (self.turned or self.joined):
+        if out is not None and not self.turned:
             return self.stored(out)
         return memory.empty(self.shape, np.uint16 if self.dtype == np.float16 else self.dtype)
 
     def back(self, y: Array) -> Array:
         """A result as the caller knows it."""
-        if self.joined:
-            y = self._moved(loops.part, y, self.x.shape)
         y = y.view(self.dtype)
         if not self.turned:
             return y
@@ -216,7 +197,9 @@ class _Run:
         size = -(-size // units) * units
         starts, lengths, lanes, rows = leaves(self.n, units)
         tree = place(starts), place(lengths), lanes, rows, self.n
-        shapes = loops.scratch_shapes(len(starts) // rows, units, k)
+        stored = np.dtype(np.uint16 if self.dtype == np.float16 else self.dtype)
+        joined = self.n if self.joined else 0
+        shapes = loops.scratch_shapes(len(starts) // rows, units, k, joined, stored)
         like = LIKE[self.dtype.name], LIKE[self.sums.dtype.name], self.wide.type(0)
         version = f"{self.dtype.name} summed in {self.sums.dtype.name}"
         places = [place(x) for x in arrays]

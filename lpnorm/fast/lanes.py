@@ -244,22 +244,23 @@ def _array_at(place: Any, like: Any) -> Any:
     return lambda place, like: numba.carray(_pointer(place[0]), place[1], dtype)
 
 
-# Here x is (its values in memory's order, groups, inner), as `seen_at` makes it: slicing a flat
-# array is cheaper.
+# Here x is (its values in memory's order, groups, inner, which group is first), as `seen_at` makes it:
+# slicing a flat array is cheaper.
 
 
 @inner
 def seen_at(place: Any, like: Any) -> Any:
     """The array (outer, groups, inner) at a place."""
     size = place[1][0] * place[1][1] * place[1][2]
-    return array_at((place[0], (size,)), like), place[1][1], place[1][2]
+    return array_at((place[0], (size,)), like), place[1][1], place[1][2], 0
 
 
 @inner
 def chunk(x: Any, group: int, units: int, start: int, most: int) -> Any:
     """Where value `start` of a group is, how many lanes from there on, at most so many, lie evenly
     in memory, and in how many runs, each `groups` values after the one before."""
-    _, groups, inner_size = x
+    _, groups, inner_size, skipped = x
+    group -= skipped
     if inner_size == 1:
         return start * groups + group, most, 1 if units == groups else most
     outer = start // inner_size
@@ -270,7 +271,7 @@ def chunk(x: Any, group: int, units: int, start: int, most: int) -> Any:
 @inner
 def load(x: Any, group: int, units: int, start: int, count: int, row: Any) -> None:
     """Values start ... start + count - 1 of `units` groups, unit by unit, into the row."""
-    values, groups, inner_size = x
+    values, groups, inner_size, _ = x
     at, lanes, runs = chunk(x, group, units, start, count)
     done = 0
     while done < count:
@@ -316,7 +317,7 @@ def _touch(x: Any, i: Any) -> Any:
 def ask(x: Any, group: int, units: int, start: int, count: int) -> None:
     """Ask for the memory of these values before it is needed. A leaf or two is too short for the
     processor to see a pattern, and without this it waits for memory half of the time."""
-    values, groups, inner_size = x
+    values, groups, inner_size, _ = x
     at, lanes, runs = chunk(x, group, units, start, count)
     step = LINE // values.itemsize
     done = 0

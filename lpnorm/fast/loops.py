@@ -591,31 +591,39 @@ def write_gradient(
         start += count
 
 
+# --- runs that are not long -------------------------------------------------------------------
+#
+# Each run costs a look, so a group whose values lie in many is copied to where they lie in one.
+
+
+@inner
+def joined(x: Any, g: int, rows: Any) -> Any:
+    """Group g alone, its values one behind another in `rows`; x itself where rows is empty."""
+    if rows.size == 0:
+        return x
+    values, groups, inner_size, _ = x
+    for o in range(rows.size // inner_size):
+        at, to = (o * groups + g) * inner_size, o * inner_size
+        copy(values[at : at + inner_size], rows[to : to + inner_size])
+    return rows, 1, rows.size, g
+
+
+@inner
+def room_for(x: Any, g: int, rows: Any) -> Any:
+    """Where a result for group g of x goes: x itself, or `rows`, to be `parted`."""
+    return x if rows.size == 0 else (rows, 1, rows.size, g)
+
+
+@inner
+def parted(rows: Any, g: int, x: Any) -> None:
+    """`joined` backwards."""
+    values, groups, inner_size, _ = x
+    for o in range(rows.size // inner_size):
+        at, to = o * inner_size, (o * groups + g) * inner_size
+        copy(rows[at : at + inner_size], values[to : to + inner_size])
+
+
 # --- called from Python -----------------------------------------------------------------------
-
-
-@entry
-def join(x: Any, y: Any, shape: Any, first: int, last: int, like: Any) -> None:
-    """y (groups, outer inner) of x (outer, groups, inner), groups first ... last - 1."""
-    outer, groups, inner_size = shape
-    xs, ys = seen_at(x, like)[0], seen_at(y, like)[0]
-    for g in range(first, last):
-        for o in range(outer):
-            at, to = (o * groups + g) * inner_size, (g * outer + o) * inner_size
-            copy(xs[at : at + inner_size], ys[to : to + inner_size])
-
-
-@entry
-def part(x: Any, y: Any, shape: Any, first: int, last: int, like: Any) -> None:
-    """`join` backwards: y (outer, groups, inner) of x (groups, outer inner)."""
-    outer, groups, inner_size = shape
-    xs, ys = seen_at(x, like)[0], seen_at(y, like)[0]
-    for g in range(first, last):
-        for o in range(outer):
-            at, to = (g * outer + o) * inner_size, (o * groups + g) * inner_size
-            copy(xs[at : at + inner_size], ys[to : to + inner_size])
-
-
 #
 # gamma, beta, mean and scale have the dtype that is computed in; gamma and beta one number for
 # each group or (per_value) for each of a group's values. k is Top-k's; constant and eps have been
@@ -626,10 +634,14 @@ def part(x: Any, y: Any, shape: Any, first: int, last: int, like: Any) -> None:
 # and rounded once, which is the same (see `lpnorm.fast.lanes`).
 
 
-def scratch_shapes(blocks: int, units: int, k: int) -> list[tuple[tuple[int, ...], Any]]:
-    """The arrays that the functions below work in: w, stacks, heaps, and counts in float64."""
+def scratch_shapes(
+    blocks: int, units: int, k: int, joined: int, stored: Any
+) -> list[tuple[tuple[int, ...], Any]]:
+    """The arrays that the functions below work in: w, stacks, heaps, counts in float64, and three
+    for `joined` values of x, dy and a result, as they are stored."""
     stacks = TREES, (blocks - 1).bit_length() + 1, WIDTH
-    return [((SIZE,), None), (stacks, None), ((units, k), None), ((3, units), np.float64)]
+    own = [((SIZE,), None), (stacks, None), ((units, k), None), ((3, units), np.float64)]
+    return own + 3 * [((joined,), stored)]
 
 
 @inner
@@ -642,6 +654,13 @@ def opened(tree: Any, scratch: Any, like: Any) -> Any:
     return leaves, w, stacks, heaps, counts
 
 
+@inner
+def rows_of(scratch: Any, like: Any) -> Any:
+    """The rows that values are joined in."""
+    first, second = array_at(scratch[4], like[0]), array_at(scratch[5], like[0])
+    return first, second, array_at(scratch[6], like[0])
+
+
 @entry
 def forward(
     x: Any, y: Any, gamma: Any, beta: Any, mean: Any, scale: Any, per_value: bool, norm: int,
@@ -651,12 +670,14 @@ def forward(
     leaves, w, stacks, heaps, _ = opened(tree, scratch, like)
     _, _, lanes, _, n = leaves
     s, a, _ = like
-    xs, ys, stack = seen_at(x, s), seen_at(y, s), stacks[0]
+    whole_x, whole_y, stack = seen_at(x, s), seen_at(y, s), stacks[0]
+    rows_x, _, rows_y = rows_of(scratch, like)
     weight, _, largest = sums
     first, last, units = groups
     watch = norm == RANGE or (norm == TOP and k == 1)
     for g in range(first, last, units):
         u = min(units, last - g)
+        xs, ys = joined(whole_x, g, rows_x), room_for(whole_y, g, rows_y)
         root = mean_pass(xs, g, u, w, stack, watch, weight, leaves, like)
         for j in range(u):
             mean[g + j] = average(root[j], n, weight, largest, a)
@@ -687,6 +708,8 @@ def forward(
         spread(scale, False, g, u, 0, lanes, row(w, SCALE, lanes * u))
 
         write(xs, ys, g, u, w, gamma, beta, per_value, leaves, like)
+        if rows_y.size > 0:
+            parted(rows_y, g, whole_y)
 
 
 @entry
@@ -697,13 +720,17 @@ def inference(
     """y of groups first ... last - 1, for mean and scale that are constants."""
     leaves, w, _, _, _ = opened(tree, scratch, like)
     lanes = leaves[2]
-    xs, ys = seen_at(x, like[0]), seen_at(y, like[0])
+    whole_x, whole_y = seen_at(x, like[0]), seen_at(y, like[0])
+    rows_x, _, rows_y = rows_of(scratch, like)
     first, last, units = groups
     for g in range(first, last, units):
         u = min(units, last - g)
+        xs, ys = joined(whole_x, g, rows_x), room_for(whole_y, g, rows_y)
         spread(mean, False, g, u, 0, lanes, row(w, MEAN, lanes * u))
         spread(scale, False, g, u, 0, lanes, row(w, SCALE, lanes * u))
         write(xs, ys, g, u, w, gamma, beta, False, leaves, like)
+        if rows_y.size > 0:
+            parted(rows_y, g, whole_y)
 
 
 @inner
@@ -750,7 +777,8 @@ def backward(
     leaves, w, stacks, heaps, counts = opened(tree, scratch, like)
     starts, _, lanes, rows, n = leaves
     s, a, _ = like
-    dys, xs, dxs = seen_at(dy, s), seen_at(x, s), seen_at(dx, s)
+    whole_dy, whole_x, whole_dx = seen_at(dy, s), seen_at(x, s), seen_at(dx, s)
+    rows_x, rows_dy, rows_dx = rows_of(scratch, like)
     weight, weight_of_sums, largest = sums
     first, last, units = groups
     m = k if norm == TOP else 1 if norm == RANGE else n
@@ -759,6 +787,8 @@ def backward(
     blocks = len(starts) // rows
     for g in range(first, last, units):
         u = min(units, last - g)
+        dys, xs = joined(whole_dy, g, rows_dy), joined(whole_x, g, rows_x)
+        dxs = room_for(whole_dx, g, rows_dx)
         spread(mean, False, g, u, 0, lanes, row(w, MEAN, lanes * u))
         spread(scale, False, g, u, 0, lanes, row(w, SCALE, lanes * u))
         for r in range(0 if per_value else rows):
@@ -827,3 +857,5 @@ def backward(
             spread(along, False, 0, u, 0, lanes, row(w, C, lanes * u))
 
         write_gradient(dys, xs, dxs, g, u, w, gamma, per_value, norm, leaves, like)
+        if rows_dx.size > 0:
+            parted(rows_dx, g, whole_dx)

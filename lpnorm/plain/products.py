@@ -2,8 +2,9 @@
 
 **The definition.** BLAS may add up in another order for another shape and another number of threads,
 so the shapes of the products belong to what is defined here, for any number of threads and for
-`lpnorm.fast` too. A batch is cut into PARTS runs of samples (fewer if they have less than LEAST
-positions), as evenly as can be, and each part into chunks of which a few copies have about CHUNK values. Each chunk is multiplied by itself, with BLAS on
+`lpnorm.fast` too. A batch is cut into PARTS runs of samples (fewer, but two, of small images), as
+evenly as can be, and each part into chunks, whose copies have about CHUNK values in all (more if that
+were fewer than LEAST positions). Each chunk is multiplied by itself, with BLAS on
 one thread; the partial sums of dw are added chunk after chunk, then part after part. Parts are
 computed on threads (`lpnorm.threads`). float16 is multiplied and added up in float32 and rounded
 once. On another library than NumPy a batch is one chunk.
@@ -47,7 +48,7 @@ from lpnorm.arrays import Array, accumulator, library_of
 from lpnorm.plain.windows import Windows
 
 PARTS = 8
-LEAST = 256  # positions of a part: fewer make thin products
+LEAST = 512  # positions of a chunk: a product of fewer takes little longer
 CHUNK = 2**17  # values: half a megabyte in float32, so that a second-level cache holds them
 Gradients = tuple[Array, Array, Array | None]
 
@@ -125,8 +126,9 @@ class Plan:
         self.length = self.rows * self.across  # positions of a sample
         self.samples, self.parts, self.most = n, 1, n
         if library_of(w) is np:
-            self.parts = min(n, PARTS, max(1, n * self.length // LEAST))
-            self.most = max(1, CHUNK // (sum(self.matrix.shape) * self.length))
+            self.parts = min(n, PARTS, max(2, n * self.length // (2 * LEAST)))
+            size = sum(self.matrix.shape) * self.length
+            self.most = max(1, CHUNK // size, LEAST // self.length)
 
     def chunks(self, part: int) -> list[tuple[int, int]]:
         """The chunks of a part, even as parts are: (first sample, last + 1)."""
