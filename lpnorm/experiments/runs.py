@@ -23,7 +23,7 @@ import numpy as np
 from lpnorm import data, models, nn, training
 from lpnorm.arrays import to_device
 from lpnorm.decay import SGD, StepSchedule
-from lpnorm.experiments import workers
+from lpnorm.experiments import sources, workers
 from lpnorm.files import load_json, save_json
 from lpnorm.norms import L2, Range, TopK, as_norm
 
@@ -250,13 +250,5 @@ def _stored(store: Path, task: Task) -> dict[str, Any] | None:
 
 @functools.cache
 def _code_digest(own: str) -> str:
-    """A hash of the sources a task depends on: the library's, its own file's, and this one."""
-    package = Path(nn.__file__).parent.parent
-    left_out = {package / name for name in ("experiments", "verify", "cli.py")}
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        if not left_out & {path, *path.parents}:
-            digest.update(path.read_bytes())
-    for path in (Path(__file__), Path(own)):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    """A hash of the sources a task depends on: all that its own file and this one import."""
+    return sources.digest(Path(nn.__file__).parents[1], Path(__file__), Path(own))
