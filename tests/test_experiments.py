@@ -14,7 +14,7 @@ import pytest
 from conftest import GPU_MISSING
 
 import lpnorm
-from lpnorm import cli, experiments
+from lpnorm import cli, experiments, nn
 from lpnorm.data import Dataset, digits
 from lpnorm.decay import SGD
 from lpnorm.experiments import (
@@ -293,6 +293,53 @@ def test_what_a_study_measures_survives_interruptions(tmp_path, monkeypatch, tas
             task.train(tmp_path / "broken.npz")
         assert len(list(tmp_path.glob("broken*.npz"))) == (4 if left == 1 < len(calls) else 1)
     assert task.train(tmp_path / "broken.npz") == whole
+
+
+def watched(layers, steps):
+    """A Watch of this many weights of different shapes, after this many steps."""
+    rng = np.random.default_rng(0)
+    weights = [nn.Parameter(rng.standard_normal((2, 3 + i)), f"{i}") for i in range(layers)]
+    watch = equilibrium.Watch([(weight, 0) for weight in weights], first=1)
+    for step in range(steps):
+        for weight in weights:
+            weight.grad = rng.standard_normal(weight.data.shape)
+            weight.data = weight.data - 0.1 * weight.grad
+        watch(step, 0)
+    return watch
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 4])  # nothing is measured in the first
+def test_a_watch_of_many_weights_goes_on_as_if_nothing_had_happened(steps):
+    """As strings "10" comes before "2"."""
+    whole, again = watched(12, steps), watched(12, 3)
+    again.parameters = whole.parameters
+    again.load_state(whole.state())
+    for parameter in whole.parameters:
+        parameter.grad = np.ones(parameter.data.shape)
+        parameter.data = 2 * parameter.data + 1
+    for watch in (whole, again):
+        watch(9, 0)
+    one, other = whole.state(), again.state()
+    assert list(one) == list(other) and len(one) == 4 + 12
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, other[name], err_msg=name)
+
+
+def test_a_watchers_state_is_whole_or_refused():
+    model = TINY.model()
+    for watcher in (
+        watched(2, 3),
+        weight_decay.Turns(nn.scale_invariant(model)),
+        half_precision.FirstBroken(model),
+    ):
+        state = watcher.state()
+        watcher.load_state(state)
+        for name in state:
+            less = {other: array for other, array in state.items() if other != name}
+            with pytest.raises(ValueError, match=f"state has no entry '{name}'"):
+                watcher.load_state(less)
+        with pytest.raises(ValueError, match="unknown entry 'more'"):
+            watcher.load_state(state | {"more": np.zeros(1)})
 
 
 @pytest.mark.parametrize("arm", list(bounded_weight_norm.ARMS))

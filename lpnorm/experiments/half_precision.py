@@ -31,7 +31,7 @@ from lpnorm.decay import SGD
 from lpnorm.experiments.norms import ARMS
 from lpnorm.experiments.pictures import BLACK, error_dots, look, what_dots_show
 from lpnorm.experiments.report import Claim, Finding, Options, Result, accuracy_text, summary
-from lpnorm.experiments.runs import Training, final_accuracy, norm_named
+from lpnorm.experiments.runs import Training, check_entries, final_accuracy, norm_named
 from lpnorm.experiments.verdicts import FAR, as_well_as, difference, difference_text, fails
 
 SETTINGS = ("natural", "pixels", "decay")
@@ -121,8 +121,9 @@ class FirstBroken:
         return {"first": np.array([self.step, self.index])}
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
-        if "first" in state:
-            self.step, self.index = (int(value) for value in state["first"])
+        """Put back what `state` returned."""
+        check_entries(state, ["first"])
+        self.step, self.index = (int(value) for value in state["first"])
 
 
 def _arms(options: Options, setting: str) -> dict[str, list[Any]]:

@@ -12,7 +12,7 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -216,6 +216,12 @@ def final_accuracy(history: dict[str, Any]) -> float:
 def at_the_end(curve: Sequence[float]) -> int:
     """How many of the epochs of a curve count as its end."""
     return max(1, min(3, len(curve) // 2))
+
+
+def check_entries(state: Mapping[str, Any], names: Iterable[str]) -> None:
+    """ValueError naming an entry of a watcher's state that is missing or unknown."""
+    for name in sorted(set(state) ^ set(names), key=lambda name: name in state):
+        raise ValueError(f"state has {'an unknown' if name in state else 'no'} entry {name!r}")
 
 
 def directions(parameter: Any) -> np.ndarray:
