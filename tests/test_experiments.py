@@ -1,5 +1,7 @@
 """`lpnorm reproduce`: what it writes, what it says, that it never trains twice, and its errors."""
 
+import importlib
+import itertools
 import json
 import math
 import os
@@ -7,14 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import GPU_MISSING
+from test_sources import TASKS
 
 import lpnorm
-from lpnorm import cli, experiments, nn
+from lpnorm import cli, experiments, models, nn
 from lpnorm.data import Dataset, digits
 from lpnorm.decay import SGD
 from lpnorm.experiments import (
@@ -147,6 +151,7 @@ def test_the_whole_command(tmp_path, capsys, monkeypatch):
         assert record["figures"] and record["configuration"] and record["findings"]
         assert {f["shows"] for f in record["findings"]} == {"cannot say"}  # one seed
         assert record["how_to_read"] == experiments.RULE
+        assert record["configuration"]["impl"] == models.implementation().__name__
         look_at(experiments.CLAIMS[name], record["figures"])
         picture = (tmp_path / f"{name}.png").read_bytes()
         assert picture[:4] == b"\x89PNG" and len(picture) > 20_000
@@ -293,6 +298,38 @@ def test_what_a_study_measures_survives_interruptions(tmp_path, monkeypatch, tas
             task.train(tmp_path / "broken.npz")
         assert len(list(tmp_path.glob("broken*.npz"))) == (4 if left == 1 < len(calls) else 1)
     assert task.train(tmp_path / "broken.npz") == whole
+
+
+@pytest.mark.parametrize("module", TASKS)
+@pytest.mark.filterwarnings("error")
+def test_every_task_computes_with_lpnorm_fast_and_gives_what_the_plain_code_gives(
+    tmp_path, monkeypatch, module
+):
+    fast, plain = pytest.importorskip("lpnorm.fast", exc_type=ImportError), nn.BatchNorm(3).impl
+    there = vars(importlib.import_module(f"lpnorm.experiments.{module}"))
+
+    def results(impl, other):
+        """Of every small task, where nothing may call the other implementation."""
+
+        def refused(*_, **__):
+            raise AssertionError(f"{other.__name__} was called")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(models, "implementation", lambda: impl)
+            for name in fast.__all__:
+                patched.setattr(other, name, refused)
+            paths = (tmp_path / f"{impl.__name__}{i}.npz" for i in itertools.count())
+            return [eval(text, there).train(next(paths)) for text in TASKS[module]]
+
+    assert models.implementation() is fast
+    assert repr(results(fast, plain)) == repr(results(plain, fast))
+
+
+def test_a_key_is_of_an_implementation_too(monkeypatch):
+    key = TINY.key()
+    other = types.ModuleType("lpnorm.other")
+    monkeypatch.setattr(models, "implementation", lambda: other)
+    assert TINY.key() != key
 
 
 def watched(layers, steps):

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm import data, models, nn, training
+from lpnorm import data, nn, training
 from lpnorm.decay import SGD
 from lpnorm.experiments.norms import ARMS
 from lpnorm.experiments.pictures import BLACK, error_dots, look, what_dots_show
@@ -57,7 +57,6 @@ class HalfRun(Training):
                 p=norm_named(self.norm),
                 eps=0.0 if decay else 1e-5,
                 accumulate=self.accumulate,
-                impl=models.implementation(),
                 dtype=self.dtype,
             )
         )
@@ -79,8 +78,7 @@ class HalfRun(Training):
         factor = 1024.0 if self.dtype == "float16" and not decay else 1.0
         scale = training.LossScale(factor)
         history = self.fit(model, sgd, checkpoint, after_step=first, loss_scale=scale)
-        used = {"impl": models.implementation().__name__}
-        return history.to_dict() | {"broken": first.found()} | used
+        return history.to_dict() | {"broken": first.found()}
 
     def digits(self) -> data.Dataset:
         plain = super().digits()
@@ -137,7 +135,6 @@ def _arms(options: Options, setting: str) -> dict[str, list[Any]]:
 
 
 def measure(options: Options) -> Result:
-    models.implementation()  # says so if it is the plain code
     arms = {setting: _arms(options, setting) for setting in SETTINGS}
     histories = options.train([run for a in arms.values() for runs in a.values() for run in runs])
     figures: dict[str, Any] = {}
@@ -151,9 +148,7 @@ def measure(options: Options) -> Result:
             }
             for name, runs in runs_of.items()
         }
-    configuration = vars(next(iter(arms.values()))[BASELINE][0])
-    used = sorted({history["impl"] for history in histories.values()})
-    return Result(_findings(figures), figures, configuration | {"impl": used})
+    return Result(_findings(figures), figures, vars(next(iter(arms.values()))[BASELINE][0]))
 
 
 def _findings(figures: dict[str, Any]) -> list[Finding]:
