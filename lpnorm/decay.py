@@ -132,7 +132,8 @@ class SGD:
     def load_state(self, state: dict[str, Array], t: int) -> None:
         """Put back what `state` returned after t steps, once the parameters have their data.
 
-        ValueError naming a parameter that is unknown, or has a master of another dtype.
+        ValueError naming a parameter that is unknown, or whose master is missing or of another
+        dtype.
         """
         named, buffers, masters = self._named(), {}, {}
         for name, array in state.items():
@@ -147,6 +148,9 @@ class SGD:
                 masters[id(parameter)] = (parameter.data, array.copy())
             else:
                 buffers[id(parameter)] = array.copy()
+        for name, parameter in named.items() if self.master is not None else ():
+            if id(parameter) in buffers and id(parameter) not in masters:
+                raise ValueError(f"state has a buffer {name!r} and no master for it")
         self.buffers, self.masters, self.t = buffers, masters, check_count("t", t, 0)
 
     def _named(self) -> dict[str, Any]:
@@ -158,10 +162,12 @@ class SGD:
 
     def _master(self, parameter: Any) -> Array:
         """The master of a parameter, or its data: what the step is computed with."""
+        if self.master is None:
+            return parameter.data
         data, master = self.masters.get(id(parameter), (None, None))
         if data is parameter.data:
             return master
-        return parameter.data if self.master is None else parameter.data.astype(self.master)
+        return parameter.data.astype(self.master)
 
     def rate(self, parameter: Any) -> tuple[float, float]:
         """(lr, lr * weight_decay) that the next step will use for a parameter."""
@@ -172,32 +178,46 @@ class SGD:
         raise ValueError(f"parameter {parameter.name!r} is not in this optimizer")
 
     def _update(self, parameter: Any, group: dict[str, Any]) -> None:
-        w, u = parameter.data, parameter.grad
-        lr, momentum = float(group["lr"] * self.lr_factor), group["momentum"]
-        decay = group["weight_decay"]
+        """Writes to arrays made here and to b: who holds an old weight or gradient keeps it."""
+        u, w = parameter.grad, parameter.data
         check_gradient(f"{parameter.name}: the gradient", u, w, w.shape)
         w = self._master(parameter)
-        u = (u.astype("float64") / self.loss_scale).astype(w.dtype)  # float16 holds no 2^16
-        scale: Any = 1.0
-        if group["step_scale"] is not None:
-            if hasattr(group["step_scale"], "t"):
-                group["step_scale"].t = self.t
-            scale = _for_channels(group["step_scale"](parameter), u)
-        if getattr(group["step_scale"], "on", "step") == "gradient":
-            u, scale = u * scale, 1.0
+        lr, momentum = float(group["lr"] * self.lr_factor), float(group["momentum"])
+        decay, step_scale, scale = float(group["weight_decay"]), group["step_scale"], 1.0
+        if self.loss_scale != 1:
+            u = u.astype("float64") / self.loss_scale  # float16 holds no 2^16
+        u = u.astype(w.dtype, copy=False)
+        if step_scale is not None:
+            if hasattr(step_scale, "t"):
+                step_scale.t = self.t
+            scale = _for_channels(step_scale(parameter), u)
+            if getattr(step_scale, "on", "step") == "gradient":
+                u, scale = _times(scale, u), 1.0
         if decay and not group["decoupled"]:
             u = u + decay * w
         if momentum:
             b = self.buffers.get(id(parameter))
-            b = u.copy() if b is None else momentum * b + (1 - group["dampening"]) * u
+            if b is None:
+                b = u.copy()
+            elif b.dtype != u.dtype:  # the parameter's has changed
+                b = momentum * b + _times(1 - group["dampening"], u)
+            else:  # in place: b is nobody else's, `state` and `load_state` copy
+                b *= momentum
+                b += _times(1 - group["dampening"], u)
             self.buffers[id(parameter)] = b
             u = u + momentum * b if group["nesterov"] else b
         if group["decoupled"]:
-            w = (1 - lr * decay) * w
-        w = w - lr * (u if group["step_scale"] is None else u * scale)
-        parameter.data = w.astype(parameter.data.dtype, copy=False)
+            w = _times(1 - lr * decay, w)
+        step = -lr * _times(scale, u)
+        step += w
+        parameter.data = step.astype(parameter.data.dtype, copy=False)
         if self.master is not None:
-            self.masters[id(parameter)] = (parameter.data, w)
+            self.masters[id(parameter)] = (parameter.data, step)
+
+
+def _times(factor: Any, x: Array) -> Array:
+    """factor * x; x itself where factor is the number 1, which has the same bits."""
+    return x if isinstance(factor, float) and factor == 1 else factor * x
 
 
 def _for_channels(factor: Any, like: Array) -> Any:
@@ -310,7 +330,7 @@ def channel_norms(w: Array, axis: int = 0) -> Array:
     """
     namespace(w=w)
     (axis,) = check_axes(one_axis(axis), w.ndim)
-    rows = to_rows(w, tuple(a for a in range(w.ndim) if a != axis)).astype("float64")
+    rows = to_rows(w, tuple(a for a in range(w.ndim) if a != axis)).astype("float64", copy=False)
     return total(rows * rows, "float64")[:, 0] ** 0.5
 
 

@@ -217,9 +217,9 @@ def clip_gradient_norm(parameters: Iterable[Any], largest: float) -> float:
     norm = math.sqrt(math.fsum(squares)) if all(map(math.isfinite, squares)) else math.inf
     if largest < norm < math.inf:
         for parameter in having:
-            parameter.grad = (parameter.grad.astype("float64") * (largest / norm)).astype(
-                parameter.grad.dtype
-            )
+            scaled = parameter.grad.astype("float64")  # a copy: the gradient may be somebody's
+            scaled *= largest / norm
+            parameter.grad = scaled.astype(parameter.grad.dtype, copy=False)
     return norm
 
 

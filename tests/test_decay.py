@@ -1,5 +1,6 @@
 """SGD against the oracle and torch.optim.SGD, and the laws of scale-invariant weights."""
 
+import itertools
 import math
 
 import numpy as np
@@ -528,3 +529,158 @@ def test_a_trace_of_other_parameters_is_refused():
     empty = trace.state()
     trace.load_state(empty)
     assert trace.norms == {"0.weight": []}
+
+
+# --- what a step computes, and what it writes to ----------
+
+
+class Scale:
+    """A step_scale: the same factor at every step."""
+
+    def __init__(self, factor, on):
+        self.factor, self.on = factor, on
+
+    def __call__(self, parameter):
+        return self.factor
+
+
+STEPS_OF = [  # momentum, dampening, nesterov
+    (0.0, 0.0, False),
+    (0.9, 0.0, False),
+    (0.9, 0.0, True),
+    (0.9, 0.3, False),
+    (0.9, 1.0, False),
+]
+DECAYS_OF = [(0.0, False), (0.05, False), (0.05, True), (0.0, True)]  # weight_decay, decoupled
+WIDTHS = [("float16", None), ("float16", "float32"), ("float16", "float64"), ("float32", None)]
+WIDTHS += [("float32", "float32"), ("float32", "float64"), ("float64", None)]
+
+
+def the_formula(w, b, g, lr, mode, loss_scale, factor, on):
+    """One step as the docstring of SGD has it, nothing left out; w: the master. New w and b."""
+    u = (g.astype("float64") / loss_scale).astype(w.dtype)
+    if on == "gradient":
+        u, factor = u * factor, 1.0
+    if not mode["decoupled"]:
+        u = u + mode["weight_decay"] * w if mode["weight_decay"] else u
+    if mode["momentum"]:
+        b = u if b is None else mode["momentum"] * b + (1 - mode["dampening"]) * u
+        u = u + mode["momentum"] * b if mode["nesterov"] else b
+    if mode["decoupled"]:
+        w = (1 - lr * mode["weight_decay"]) * w
+    return w - lr * (u * factor), b
+
+
+def assert_same_bits(xp, got, want):
+    """Every bit, but for the sign and payload of a NaN."""
+    got, want = xp.numpy(got), xp.numpy(want)
+    assert got.dtype == want.dtype and got.shape == want.shape
+    nan = np.isnan(want)
+    assert np.array_equal(np.isnan(got), nan)
+    assert np.where(nan, 0, got).tobytes() == np.where(nan, 0, want).tobytes()
+
+
+@pytest.mark.parametrize("dtype, master", WIDTHS)
+def test_a_step_has_the_bits_of_the_formula_and_leaves_what_others_hold(xp, dtype, master):
+    """Every mode, also where multiplying by 1 is left out; with zeros of both signs, Inf and NaN.
+
+    Weights, gradients and states of earlier steps that somebody holds stay as they were.
+    """
+    special = [0.0, -0.0, math.inf, -math.inf, math.nan, 1e-7]
+    start = xp(np.concatenate([normal(0, (12,)), np.repeat(special, 3)]).reshape(3, 10), dtype)
+    gradients = [np.concatenate([normal(t, (12,)), special * 3]).reshape(3, 10) for t in (1, 2, 3)]
+    wide = np.dtype(master or dtype)
+    channels = xp([0.5, 1.0, -3.0], wide)
+    factors = [(1.0, "step"), (0.3, "step"), (channels, "step")]
+    factors += [(1.0, "gradient"), (channels, "gradient")]
+    names = ("momentum", "dampening", "nesterov", "weight_decay", "decoupled")
+    for steps_of, decays_of in itertools.product(STEPS_OF, DECAYS_OF):
+        mode = dict(zip(names, steps_of + decays_of, strict=True))
+        kept = {"w"} if mode["momentum"] else set()
+        kept |= {"w:master"} if master else set()
+        for loss_scale, rule in itertools.product((1.0, 1024.0, 3.0), [None, *factors]):
+            factor, on = rule or (1.0, "step")
+            step_scale = None if rule is None else Scale(factor, on)
+            factor = factor if isinstance(factor, float) else factor[:, None]
+            parameter = nn.Parameter(start.copy(), "w")
+            sgd = SGD([parameter], 0.1, step_scale=step_scale, master=master, **mode)
+            sgd.loss_scale = loss_scale
+            w, b, held = start.astype(wide), None, []
+            for g in (xp(g, dtype) for g in gradients):
+                parameter.grad, before = g, parameter.data
+                held += [(a, a.copy()) for a in (before, g, *sgd.state().values())]
+                with np.errstate(all="ignore"):
+                    sgd.step()
+                    w, b = the_formula(w, b, g, 0.1, mode, loss_scale, factor, on)
+                    assert_same_bits(xp, parameter.data, w.astype(dtype))
+                assert parameter.data is not before and parameter.grad is g
+                state = sgd.state()
+                assert set(state) == kept
+                for name, want in {"w": b, "w:master": w}.items():
+                    if name in kept:
+                        assert_same_bits(xp, state[name], want)
+            for array, copy in held:
+                assert_same_bits(xp, array, copy)
+
+
+@pytest.mark.parametrize("master", [None, "float64"])
+def test_a_state_that_was_loaded_is_not_written_to(xp, master):
+    def start():
+        parameter = nn.Parameter(xp(normal(0, (2, 3), "float32")), "w")
+        return parameter, SGD([parameter], 0.1, momentum=0.9, master=master)
+
+    def step(parameter, sgd, t):
+        parameter.grad = xp(normal(t, (2, 3), "float32"))
+        sgd.step()
+
+    one, two = start(), start()
+    step(*one, 1)
+    state = one[1].state()
+    copies = {name: array.copy() for name, array in state.items()}
+    two[0].data = one[0].data
+    two[1].load_state(state, 1)
+    for t in (2, 3):
+        step(*one, t)
+        step(*two, t)
+    assert_same_bits(xp, two[0].data, one[0].data)
+    for name, array in state.items():
+        assert_same_bits(xp, array, copies[name])
+
+
+def test_a_parameter_that_changes_its_dtype_keeps_its_momentum(xp):
+    parameter = nn.Parameter(xp(np.ones(3, "float32")), "w")
+    sgd, b = SGD([parameter], 1.0, momentum=0.9), None
+    for t, dtype in enumerate(("float32", "float64", "float64")):
+        parameter.data = parameter.data.astype(dtype)
+        parameter.grad = xp(normal(t, (3,), dtype))
+        w, b = parameter.data, parameter.grad if b is None else 0.9 * b + parameter.grad
+        sgd.step()
+        assert_same_bits(xp, parameter.data, w - 1.0 * b)
+        assert_same_bits(xp, sgd.state()["w"], b)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_clipping_makes_new_gradients_of_the_same_bits(xp, dtype):
+    parameters = [nn.Parameter(xp(np.ones((2, 3), dtype)), name) for name in "ab"]
+    for t, parameter in enumerate(parameters):
+        parameter.grad = xp(normal(t, (2, 3), dtype))
+    held = [(p.grad, p.grad.copy()) for p in parameters]
+    norm = training.clip_gradient_norm(parameters, 0.5)
+    assert norm > 0.5
+    for parameter, (grad, copy) in zip(parameters, held, strict=True):
+        assert_same_bits(xp, grad, copy)
+        want = (copy.astype("float64") * (0.5 / norm)).astype(dtype)
+        assert_same_bits(xp, parameter.grad, want)
+
+
+def test_a_master_must_come_with_its_momentum():
+    parameter = nn.Parameter(np.ones(3, "float16"), "w")
+    sgd = SGD([parameter], 0.1, momentum=0.9, master="float32")
+    parameter.grad = np.full(3, 0.3, "float16")
+    sgd.step()
+    state = sgd.state()
+    sgd.load_state(state, 1)
+    del state["w:master"]
+    with pytest.raises(ValueError, match=r"'w'.*no master"):
+        sgd.load_state(state, 1)
+    assert sgd.state()["w:master"].tolist() != parameter.data.tolist()  # as it was

@@ -1,5 +1,7 @@
 """`lpnorm reproduce`: what it writes, what it says, that it never trains twice, and its errors."""
 
+import importlib
+import itertools
 import json
 import math
 import os
@@ -7,14 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import GPU_MISSING
+from test_sources import TASKS
 
 import lpnorm
-from lpnorm import cli, experiments
+from lpnorm import cli, experiments, models, nn
 from lpnorm.data import Dataset, digits
 from lpnorm.decay import SGD
 from lpnorm.experiments import (
@@ -147,6 +151,7 @@ def test_the_whole_command(tmp_path, capsys, monkeypatch):
         assert record["figures"] and record["configuration"] and record["findings"]
         assert {f["shows"] for f in record["findings"]} == {"cannot say"}  # one seed
         assert record["how_to_read"] == experiments.RULE
+        assert record["configuration"]["impl"] == models.implementation().__name__
         look_at(experiments.CLAIMS[name], record["figures"])
         picture = (tmp_path / f"{name}.png").read_bytes()
         assert picture[:4] == b"\x89PNG" and len(picture) > 20_000
@@ -293,6 +298,85 @@ def test_what_a_study_measures_survives_interruptions(tmp_path, monkeypatch, tas
             task.train(tmp_path / "broken.npz")
         assert len(list(tmp_path.glob("broken*.npz"))) == (4 if left == 1 < len(calls) else 1)
     assert task.train(tmp_path / "broken.npz") == whole
+
+
+@pytest.mark.parametrize("module", TASKS)
+@pytest.mark.filterwarnings("error")
+def test_every_task_computes_with_lpnorm_fast_and_gives_what_the_plain_code_gives(
+    tmp_path, monkeypatch, module
+):
+    fast, plain = pytest.importorskip("lpnorm.fast", exc_type=ImportError), nn.BatchNorm(3).impl
+    there = vars(importlib.import_module(f"lpnorm.experiments.{module}"))
+
+    def results(impl, other):
+        """Of every small task, where nothing may call the other implementation."""
+
+        def refused(*_, **__):
+            raise AssertionError(f"{other.__name__} was called")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(models, "implementation", lambda: impl)
+            for name in fast.__all__:
+                patched.setattr(other, name, refused)
+            paths = (tmp_path / f"{impl.__name__}{i}.npz" for i in itertools.count())
+            return [eval(text, there).train(next(paths)) for text in TASKS[module]]
+
+    assert models.implementation() is fast
+    assert repr(results(fast, plain)) == repr(results(plain, fast))
+
+
+def test_a_key_is_of_an_implementation_too(monkeypatch):
+    key = TINY.key()
+    other = types.ModuleType("lpnorm.other")
+    monkeypatch.setattr(models, "implementation", lambda: other)
+    assert TINY.key() != key
+
+
+def watched(layers, steps):
+    """A Watch of this many weights of different shapes, after this many steps."""
+    rng = np.random.default_rng(0)
+    weights = [nn.Parameter(rng.standard_normal((2, 3 + i)), f"{i}") for i in range(layers)]
+    watch = equilibrium.Watch([(weight, 0) for weight in weights], first=1)
+    for step in range(steps):
+        for weight in weights:
+            weight.grad = rng.standard_normal(weight.data.shape)
+            weight.data = weight.data - 0.1 * weight.grad
+        watch(step, 0)
+    return watch
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 4])  # nothing is measured in the first
+def test_a_watch_of_many_weights_goes_on_as_if_nothing_had_happened(steps):
+    """As strings "10" comes before "2"."""
+    whole, again = watched(12, steps), watched(12, 3)
+    again.parameters = whole.parameters
+    again.load_state(whole.state())
+    for parameter in whole.parameters:
+        parameter.grad = np.ones(parameter.data.shape)
+        parameter.data = 2 * parameter.data + 1
+    for watch in (whole, again):
+        watch(9, 0)
+    one, other = whole.state(), again.state()
+    assert list(one) == list(other) and len(one) == 4 + 12
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, other[name], err_msg=name)
+
+
+def test_a_watchers_state_is_whole_or_refused():
+    model = TINY.model()
+    for watcher in (
+        watched(2, 3),
+        weight_decay.Turns(nn.scale_invariant(model)),
+        half_precision.FirstBroken(model),
+    ):
+        state = watcher.state()
+        watcher.load_state(state)
+        for name in state:
+            less = {other: array for other, array in state.items() if other != name}
+            with pytest.raises(ValueError, match=f"state has no entry '{name}'"):
+                watcher.load_state(less)
+        with pytest.raises(ValueError, match="unknown entry 'more'"):
+            watcher.load_state(state | {"more": np.zeros(1)})
 
 
 @pytest.mark.parametrize("arm", list(bounded_weight_norm.ARMS))

@@ -836,11 +836,64 @@ def test_a_gradient_that_is_kept_shares_no_memory_with_dy(layer, shape):
         assert not np.shares_memory(parameter.grad, dy) and not np.shares_memory(parameter.grad, dx)
         dy += 1
         np.testing.assert_array_equal(parameter.grad, before)
-    given = np.ones(2)
-    parameter = nn.Parameter(np.zeros(2))
+
+
+def test_add_grad_copies_what_is_not_handed_over_and_never_adds_in_place(xp):
+    given, parameter = xp(np.ones(2)), nn.Parameter(xp(np.zeros(2)))
     parameter.add_grad(given)
     given[...] = 7
-    assert parameter.grad.tolist() == [1, 1]
+    first = parameter.grad
+    assert first.tolist() == [1, 1]
+    parameter.add_grad(given, fresh=True)
+    assert parameter.grad.tolist() == [8, 8]
+    assert first.tolist() == [1, 1] and given.tolist() == [7, 7]
+    parameter.grad = None
+    parameter.add_grad(given, fresh=True)
+    assert parameter.grad is given
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("layer, shape", [
+    (lambda: nn.Linear(3, 2), (3,)),
+    (lambda: nn.Linear(1, 1), (1,)),
+    (lambda: nn.Conv2d(1, 2, 1), (1, 1, 1)),
+    (lambda: nn.Conv2d(2, 2, 3, padding=1), (2, 4, 4)),
+    (lambda: nn.Conv2d(1, 1, 1), (1, 3, 3)),
+    (lambda: nn.MeanOnlyBatchNorm(3), (3,)),
+    (lambda: nn.LayerNorm(3), (3,)),
+    (lambda: nn.BatchNorm(3), (3,)),
+    (lambda: nn.BatchNorm(3, impl=models.implementation()), (3, 2, 2)),
+    (lambda: nn.WeightNorm(nn.Linear(3, 2)), (3,)),
+    (lambda: nn.BoundedWeightNorm(nn.Conv2d(2, 2, 3)), (2, 4, 4)),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:a training batch with one value a channel")
+def test_a_gradient_that_is_handed_over_is_nobody_elses(monkeypatch, n, layer, shape):
+    """Every layer's: those given with fresh=True, and those of weights, which are the large ones.
+
+    Nothing shares memory with them, and the backward does not look at them again.
+    """
+    layer, handed, original = layer(), [], nn.Parameter.add_grad
+
+    def add_grad(self, grad, fresh=False):
+        if fresh or grad.ndim > 1:
+            handed.append(grad)
+        original(self, grad, fresh)
+
+    monkeypatch.setattr(nn.Parameter, "add_grad", add_grad)
+    monkeypatch.setattr(nn.weightnorm._Computed, "add_grad", add_grad)
+    x = normal(0, (n, *shape), "float32")
+    y, backward = layer(x)
+    dy = normal(1, y.shape, "float32")
+    dx = backward(dy)
+    first = [grad.copy() for grad in handed]
+    assert first or not any(p.data.ndim > 1 for p in layer.parameters())
+    others = [x, y, dy, dx, *(getattr(*place) for place in layer._places().values())]
+    for i, grad in enumerate(handed):
+        assert not any(np.shares_memory(grad, other) for other in others + handed[:i])
+        grad.fill(np.nan)
+    np.testing.assert_array_equal(backward(dy), dx)
+    for grad, again in zip(first, handed[len(first) :], strict=True):
+        np.testing.assert_array_equal(grad, again)
 
 
 def test_a_shared_parameter_is_listed_once_and_collects_both_gradients(xp):

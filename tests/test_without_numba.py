@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import lpnorm
-from lpnorm import plain, models
+from lpnorm import models, plain
 
 MISSING = """raise ModuleNotFoundError("No module named {0!r}", name={0!r})"""
 TOO_OLD = """raise ImportError("Numba needs NumPy 2.3 or less. Got NumPy 9.9.")"""
@@ -90,6 +90,7 @@ def test_the_implementation_is_the_fast_one(capsys):
 
 
 HALF = """
+import json
 from pathlib import Path
 from lpnorm import experiments
 from lpnorm.experiments import half_precision
@@ -97,23 +98,24 @@ if __name__ == "__main__":
     half_precision.SETTINGS, half_precision.NAMES = ("natural",), ("L1",)
     half_precision._findings = lambda figures: []
     options = experiments.Options(Path("out"), seeds=1, epochs=1, jobs=2, progress=False)
-    result = half_precision.measure(options)
-    print(result.configuration["impl"], len(result.figures["natural"]))
-    print(result.figures["natural"]["L1 float16, float16 sums"]["loss"])
+    experiments.reproduce(half_precision.CLAIM, options, "")
+    record = json.loads(Path("out", "half-precision.json").read_text())
+    print(record["configuration"]["impl"], len(record["figures"]["natural"]))
+    print(record["figures"]["natural"]["L1 float16, float16 sums"]["loss"])
 """
 
 
 def test_an_experiment_says_which_it_used(without):
     """On stderr once, not once a worker, and in its JSON; the figures are the same."""
-    plain = without("numba", HALF)
-    assert plain.returncode == 0, plain.stderr
-    assert plain.stderr.count("the plain code") == 1, plain.stderr
-    used, loss = plain.stdout.splitlines()
-    assert used == "['lpnorm.plain'] 3"
+    slow = without("numba", HALF)
+    assert slow.returncode == 0, slow.stderr
+    assert slow.stderr.count("the plain code") == 1, slow.stderr
+    used, loss = slow.stdout.splitlines()
+    assert used == "lpnorm.plain 3"
     pytest.importorskip("numba")
-    fast = without("nothing", HALF.replace("out", "other"))
+    fast = without("nothing", HALF)  # in the same folder: what is stored is not taken for it
     assert fast.returncode == 0, fast.stderr
-    assert fast.stdout.splitlines() == ["['lpnorm.fast'] 3", loss]
+    assert fast.stdout.splitlines() == ["lpnorm.fast 3", loss]
     assert "the plain code" not in fast.stderr
 
 

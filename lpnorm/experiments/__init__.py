@@ -1,32 +1,16 @@
-"""The paper's claims, one file each: measured on real data, written as JSON and as a picture."""
+"""The paper's claims, one file each: measured on real data, written as JSON and as a picture.
 
-from lpnorm.experiments import (
-    bounded_weight_norm,
-    constant,
-    equilibrium,
-    exact_step,
-    half_precision,
-    half_range,
-    norms,
-    scale_invariance,
-    weight_decay,
-)
-from lpnorm.experiments.report import Claim, Options, Result, reproduce, table
-from lpnorm.experiments.verdicts import RULE
+What is public is loaded when it is first used: a training needs its own claim's file alone, and
+only what it imports decides whether a stored one is still good (`lpnorm.experiments.sources`).
+"""
 
-CLAIMS: dict[str, Claim] = {
-    module.CLAIM.name: module.CLAIM
-    for module in (
-        scale_invariance,
-        norms,
-        constant,
-        weight_decay,
-        bounded_weight_norm,
-        equilibrium,
-        exact_step,
-        half_range,
-        half_precision,
-    )
-}
+from importlib import import_module
+from typing import Any
 
 __all__ = ["CLAIMS", "RULE", "Claim", "Options", "Result", "reproduce", "table"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("lpnorm.experiments.claims"), name)
+    raise AttributeError(f"module 'lpnorm.experiments' has no attribute {name!r}")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm import batch_norm
+from lpnorm import models
 from lpnorm.experiments.norms import ARMS
 from lpnorm.experiments.pictures import error_dots, fixed_ticks, label_ends, look
 from lpnorm.experiments.report import Claim, Finding, Options, Result, accuracy_text, summary
@@ -37,7 +37,7 @@ class Deviations(Task):
     sizes: tuple[int, ...] = tuple(SIZES)
 
     def train(self, checkpoint: Path) -> dict[str, Any]:
-        row = []
+        row, batch_norm = [], models.implementation().batch_norm
         for n in self.sizes:
             x = np.random.default_rng([self.seed, n, 3]).standard_normal((n, 2**18 // n))
             y, _ = batch_norm(x, None, None, norm_named(self.norm), constant=self.constant)

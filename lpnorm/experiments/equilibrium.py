@@ -28,7 +28,7 @@ from lpnorm.arrays import to_device
 from lpnorm.decay import SGD, StepSchedule, channel_norms
 from lpnorm.experiments.pictures import BLUE, GREEN, PURPLE, log_axis
 from lpnorm.experiments.report import Claim, Finding, Options, Result
-from lpnorm.experiments.runs import Task, Training, directions
+from lpnorm.experiments.runs import Task, Training, check_entries, directions
 from lpnorm.experiments.verdicts import below, interval
 
 SETTINGS = [  # lr, weight decay, momentum
@@ -41,6 +41,7 @@ SETTINGS = [  # lr, weight decay, momentum
 ]
 ON_DIGITS = [(0.1, 0.2, 0.0), (0.1, 0.02, 0.9)]  # both shrink the norm by 2 % a step
 CHANNELS, SIZE, STEPS = 16, 300, 1500
+KINDS = ("squares", "fourths", "cosines", "products")  # what `Watch` records at every step
 CLOSE = 0.03  # how far from theory counts as what theory predicts
 
 
@@ -137,16 +138,17 @@ class Watch:
         self.products: list[np.ndarray] = []  # <g~, the g~ before>
 
     def state(self) -> dict[str, np.ndarray]:
-        kinds = ("squares", "fourths", "cosines", "products")
-        gradients = enumerate(self.gradients or [])
-        return {k: np.array(getattr(self, k)) for k in kinds} | {f"{i}": g for i, g in gradients}
+        gradients = {f"{i}": g for i, g in enumerate(self.gradients or [])}
+        return {kind: np.array(getattr(self, kind)) for kind in KINDS} | gradients
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """Put back what `state` returned; the weights are those of that moment already."""
-        for kind in ("squares", "fourths", "cosines", "products"):
+        measured = len(state.get("squares", ())) > 0  # then there is a last gradient of each
+        places = [f"{i}" for i in range(len(self.parameters) if measured else 0)]
+        check_entries(state, [*KINDS, *places])
+        for kind in KINDS:
             setattr(self, kind, list(state[kind]))
-        last = [state[key] for key in sorted(state, key=str) if key.isdecimal()]
-        self.gradients = last or None
+        self.gradients = [state[place] for place in places] or None
         self.before = self._weights()
 
     def _weights(self) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -18,7 +18,7 @@ from lpnorm import data, models, nn
 from lpnorm.decay import SGD, GrowingSchedule, NormTrace, StepSizeCorrection
 from lpnorm.experiments.pictures import DASHES, fixed_ticks, look, number, title
 from lpnorm.experiments.report import Claim, Finding, Options, Result
-from lpnorm.experiments.runs import Task, directions, norm_named
+from lpnorm.experiments.runs import Task, directions, norm_named, with_fast
 from lpnorm.experiments.verdicts import HALF, below, interval
 
 LR, DECAY, STEPS, BATCH = 0.05, 0.05, 200, 64
@@ -36,7 +36,7 @@ class Twin:
 
     def __init__(self, norm: str, seed: int, decay: float, device: str) -> None:
         rng = np.random.default_rng([seed, 5])
-        self.model = models.exact_net(norm_named(norm), rng)
+        self.model = with_fast(models.exact_net(norm_named(norm), rng))
         self.model.to(device)
         self.invariant = nn.scale_invariant(self.model)
         first, *others = self.model.parameters()

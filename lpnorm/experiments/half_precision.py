@@ -26,12 +26,12 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm import data, models, nn, training
+from lpnorm import data, nn, training
 from lpnorm.decay import SGD
 from lpnorm.experiments.norms import ARMS
 from lpnorm.experiments.pictures import BLACK, error_dots, look, what_dots_show
 from lpnorm.experiments.report import Claim, Finding, Options, Result, accuracy_text, summary
-from lpnorm.experiments.runs import Training, final_accuracy, norm_named
+from lpnorm.experiments.runs import Training, check_entries, final_accuracy, norm_named
 from lpnorm.experiments.verdicts import FAR, as_well_as, difference, difference_text, fails
 
 SETTINGS = ("natural", "pixels", "decay")
@@ -57,7 +57,6 @@ class HalfRun(Training):
                 p=norm_named(self.norm),
                 eps=0.0 if decay else 1e-5,
                 accumulate=self.accumulate,
-                impl=models.implementation(),
                 dtype=self.dtype,
             )
         )
@@ -79,8 +78,7 @@ class HalfRun(Training):
         factor = 1024.0 if self.dtype == "float16" and not decay else 1.0
         scale = training.LossScale(factor)
         history = self.fit(model, sgd, checkpoint, after_step=first, loss_scale=scale)
-        used = {"impl": models.implementation().__name__}
-        return history.to_dict() | {"broken": first.found()} | used
+        return history.to_dict() | {"broken": first.found()}
 
     def digits(self) -> data.Dataset:
         plain = super().digits()
@@ -121,8 +119,9 @@ class FirstBroken:
         return {"first": np.array([self.step, self.index])}
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
-        if "first" in state:
-            self.step, self.index = (int(value) for value in state["first"])
+        """Put back what `state` returned."""
+        check_entries(state, ["first"])
+        self.step, self.index = (int(value) for value in state["first"])
 
 
 def _arms(options: Options, setting: str) -> dict[str, list[Any]]:
@@ -136,7 +135,6 @@ def _arms(options: Options, setting: str) -> dict[str, list[Any]]:
 
 
 def measure(options: Options) -> Result:
-    models.implementation()  # says so if it is the plain code
     arms = {setting: _arms(options, setting) for setting in SETTINGS}
     histories = options.train([run for a in arms.values() for runs in a.values() for run in runs])
     figures: dict[str, Any] = {}
@@ -150,9 +148,7 @@ def measure(options: Options) -> Result:
             }
             for name, runs in runs_of.items()
         }
-    configuration = vars(next(iter(arms.values()))[BASELINE][0])
-    used = sorted({history["impl"] for history in histories.values()})
-    return Result(_findings(figures), figures, configuration | {"impl": used})
+    return Result(_findings(figures), figures, vars(next(iter(arms.values()))[BASELINE][0]))
 
 
 def _findings(figures: dict[str, Any]) -> list[Finding]:

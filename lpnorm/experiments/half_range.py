@@ -39,6 +39,7 @@ from typing import Any
 
 import numpy as np
 
+from lpnorm import models
 from lpnorm.arrays import ORDERS, Accumulate
 from lpnorm.experiments.pictures import RAISED, SKY, VERMILLION
 from lpnorm.experiments.report import Claim, Finding, Options, Result
@@ -94,22 +95,23 @@ def _errors(x: np.ndarray, accumulate: Accumulate) -> dict[str, float]:
 
     Infinite where the output is not finite. A row of equal values has no x_hat.
     """
-    n = x.shape[1]
+    n, layer_norm = x.shape[1], models.implementation().layer_norm
     exact = x.astype("float64")
     exact -= exact.mean(axis=1, keepdims=True)
     defined = exact.any(axis=1)
     found = {}
     with np.errstate(all="ignore"):
-        d = (x - accumulate.average(x)).astype("float16")
         for name, p in NORMS.items():
-            norm = as_norm(norm_named(p))
+            norm = norm_named(p)
             if name == "Top-10" and n < 10:
                 found[name] = math.nan
                 continue
+            x_hat, _ = layer_norm(x, None, None, norm, eps=0.0, accumulate=accumulate)
             c = gaussian_constant(norm, n)
-            x_hat = (d / norm.scale(d, c, 0.0, accumulate)).astype("float16").astype("float64")
-            want = exact / norm.scale(exact, c, 0.0, Accumulate("float64"))
-            error = np.sqrt(((x_hat - want) ** 2).mean(axis=1) / (want**2).mean(axis=1))
+            want = exact / as_norm(norm).scale(exact, c, 0.0, Accumulate("float64"))
+            error = np.sqrt(
+                ((x_hat.astype("float64") - want) ** 2).mean(axis=1) / (want**2).mean(axis=1)
+            )
             error = np.where(np.isfinite(error), error, np.inf)[defined]
             found[name] = float(np.median(error)) if error.size else math.nan
     return found

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm import __version__
+from lpnorm import __version__, models
 from lpnorm.experiments import pictures
 from lpnorm.experiments.runs import Run, Task, train_all
 from lpnorm.experiments.verdicts import RULE, mean_and_spread
@@ -97,14 +97,18 @@ def summary(histories: Sequence[dict[str, Any]], finals: Sequence[float]) -> dic
 
 
 def reproduce(claim: Claim, options: Options, command: str) -> Result:
-    """Measure a claim and write <claim>.json and, where matplotlib is installed, <claim>.png."""
+    """Measure a claim and write <claim>.json and, where matplotlib is installed, <claim>.png.
+
+    The configuration in the JSON has the claim's own entries and "impl", the module that computed.
+    """
+    impl = models.implementation().__name__  # which says so if it is the plain code
     result = claim.measure(options)
     record = {
         "claim": claim.name,
         "says": claim.says,
         "how_to_read": RULE,
         "findings": [asdict(finding) for finding in result.findings],
-        "configuration": result.configuration,
+        "configuration": {"impl": impl, **result.configuration},
         "seeds": list(range(options.seeds)),
         "command": command,
         "versions": versions(),

@@ -2,8 +2,8 @@
 
 A finished task is kept in ``<out>/runs/<hash>.json``, the hash being that of its configuration and
 of the code that runs, so nothing is ever done twice and an interrupted `reproduce` goes on where it
-was. Every task is done in a worker process with one BLAS thread: the same bits for any number of
-jobs.
+was. Every task is done by `lpnorm.fast` where that is installed, and in a worker process with one
+BLAS thread: the same bits with and without it, and for any number of jobs.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ import functools
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lpnorm import data, models, nn, training
 from lpnorm.arrays import to_device
 from lpnorm.decay import SGD, StepSchedule
-from lpnorm.experiments import workers
+from lpnorm.experiments import sources, workers
 from lpnorm.files import load_json, save_json
 from lpnorm.norms import L2, Range, TopK, as_norm
+
+Model = TypeVar("Model", bound=nn.Layer)
 
 
 def norm_named(name: str) -> Any:
@@ -55,11 +57,16 @@ class Task:
     device: str = "cpu"
 
     def key(self) -> str:
-        """The hash of this configuration and of the code that runs."""
+        """The hash of this configuration and of the code that runs.
+
+        Compiled or plain makes no difference to a bit; it is in the hash because what is written
+        of a stored result says which of the two computed it.
+        """
         about = [
             type(self).__name__,
             asdict(self),
             _code_digest(inspect.getfile(type(self))),
+            models.implementation().__name__,
             np.__version__,
         ]
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:20]
@@ -92,7 +99,7 @@ class Training(Task):
         rng = np.random.default_rng([self.seed, 1])
         model = models.digits_net(normalize, wrap, self.width, rng, self.dtype)
         model.to(self.device)
-        return model
+        return with_fast(model)
 
     def fit(
         self, model: nn.Layer, sgd: SGD, checkpoint: Path | None, **settings: Any
@@ -153,6 +160,12 @@ class Run(Training):
         if self.factor != 1:
             norm = _times(self.factor, norm)
         return lambda channels: nn.BatchNorm(channels, p=norm, constant=self.constant)
+
+
+def with_fast(model: Model) -> Model:
+    """The model, computed by `models.implementation()` from now on: the one place that says so."""
+    model.to(impl=models.implementation())
+    return model
 
 
 def last_layer_decayed(model: nn.Sequential, weight_decay: float) -> list[dict[str, Any]]:
@@ -218,6 +231,12 @@ def at_the_end(curve: Sequence[float]) -> int:
     return max(1, min(3, len(curve) // 2))
 
 
+def check_entries(state: Mapping[str, Any], names: Iterable[str]) -> None:
+    """ValueError naming an entry of a watcher's state that is missing or unknown."""
+    for name in sorted(set(state) ^ set(names), key=lambda name: name in state):
+        raise ValueError(f"state has {'an unknown' if name in state else 'no'} entry {name!r}")
+
+
 def directions(parameter: Any) -> np.ndarray:
     """Each output channel divided by its norm, (channels, n), in float64 on the CPU."""
     w = to_device(parameter.data, "cpu").astype("float64")
@@ -250,13 +269,5 @@ def _stored(store: Path, task: Task) -> dict[str, Any] | None:
 
 @functools.cache
 def _code_digest(own: str) -> str:
-    """A hash of the sources a task depends on: the library's, its own file's, and this one."""
-    package = Path(nn.__file__).parent.parent
-    left_out = {package / name for name in ("experiments", "verify", "cli.py")}
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        if not left_out & {path, *path.parents}:
-            digest.update(path.read_bytes())
-    for path in (Path(__file__), Path(own)):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    """A hash of the sources a task depends on: all that its own file and this one import."""
+    return sources.digest(Path(nn.__file__).parents[1], Path(__file__), Path(own))

@@ -17,7 +17,7 @@ from lpnorm.arrays import to_device
 from lpnorm.decay import SGD
 from lpnorm.experiments.pictures import fixed_ticks, log_axis, look, title
 from lpnorm.experiments.report import Claim, Finding, Options, Result
-from lpnorm.experiments.runs import Task, norm_named
+from lpnorm.experiments.runs import Task, norm_named, with_fast
 from lpnorm.experiments.verdicts import above, below, interval
 
 NORMS = ["1", "1.5", "2", "3", "inf", "top10", "range"]
@@ -35,7 +35,7 @@ class Network:
         self.x = digits.train_x[:256].reshape(256, -1)
         self.labels = digits.train_y[:256]
         rng = np.random.default_rng([seed, 2])
-        self.model = models.exact_net(norm_named(norm), rng)
+        self.model = with_fast(models.exact_net(norm_named(norm), rng))
         self.model.to(device)
         self.parameter = self.model.parameters()[0]
         self.start = self.parameter.data

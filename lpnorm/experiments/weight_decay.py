@@ -18,7 +18,13 @@ from lpnorm import nn
 from lpnorm.decay import SGD, NormSchedule, NormTrace, StepSizeCorrection
 from lpnorm.experiments.pictures import DASHES, error_dots, log_axis, look, whole_epochs
 from lpnorm.experiments.report import Claim, Finding, Options, Result, accuracy_text, summary
-from lpnorm.experiments.runs import Training, directions, final_accuracy, last_layer_decayed
+from lpnorm.experiments.runs import (
+    Training,
+    check_entries,
+    directions,
+    final_accuracy,
+    last_layer_decayed,
+)
 from lpnorm.experiments.verdicts import (
     HALF,
     as_well_as,
@@ -120,6 +126,7 @@ class Turns:
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         """Put back what `state` returned; the weights are those of that moment already."""
+        check_entries(state, ["angles"])
         self.angles = state["angles"].tolist()
         self.before = [directions(p) for p, _ in self.invariant]
 

@@ -59,9 +59,16 @@ class Parameter:
         self.invariant_axis: int | None = None
         self.invariant_name = ""
 
-    def add_grad(self, grad: Array) -> None:
-        """Add to .grad; never in place, and never the array given, which may be part of dy."""
-        self.grad = grad.copy() if self.grad is None else self.grad + grad
+    def add_grad(self, grad: Array, fresh: bool = False) -> None:
+        """Add to .grad; never in place: who holds an earlier .grad keeps it.
+
+        fresh: the caller made grad, and hands it over: nobody else holds it or has a view of it, so
+        a first gradient is kept as it is. Otherwise it is copied, since it may be part of dy.
+        """
+        if self.grad is None:
+            self.grad = grad if fresh else grad.copy()
+        else:
+            self.grad = self.grad + grad
 
     def __repr__(self) -> str:
         return f"Parameter({self.name!r}, shape={tuple(self.data.shape)}, dtype={self.data.dtype})"

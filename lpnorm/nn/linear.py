@@ -71,7 +71,7 @@ class _Weighted(Layer):
 
         def backward(dy: Array) -> Array:
             dx, dw, dbias = gradients(dy)
-            weight.add_grad(dw)
+            weight.add_grad(dw, fresh=True)
             if bias is not None:
                 bias.add_grad(dbias)
             return dx

@@ -71,7 +71,7 @@ class _Normalization(Layer):
 
     def _add_grads(self, dgamma: Array | None, dbeta: Array | None) -> None:
         if self.gamma is not None and self.beta is not None:
-            self.gamma.add_grad(dgamma)
+            self.gamma.add_grad(dgamma, fresh=True)
             self.beta.add_grad(dbeta)
 
 

@@ -85,7 +85,7 @@ class WeightNorm(Layer):
 
         def backward(dw: Array) -> None:
             dv, dg = self.impl.weight_norm_backward(dw, cache)
-            v.add_grad(dv)
+            v.add_grad(dv, fresh=True)
             g.add_grad(dg)
 
         return w, backward
