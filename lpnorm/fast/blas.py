@@ -87,9 +87,7 @@ def _call(
         function = builder.inttoptr(address, kind.as_pointer())
         how = [ir.Constant(word, ROWS), ir.Constant(word, PLAIN), turned]
         one, zero = ir.Constant(real, 1.0), ir.Constant(real, 0.0)
-        builder.call(
-            function, [*how, m, n, k, one, data[0], k, data[1], columns, zero, data[2], n]
-        )
+        builder.call(function, [*how, m, n, k, one, data[0], k, data[1], columns, zero, data[2], n])
         return context.get_dummy_value()
 
     dtype, integer = a.dtype, m

@@ -221,9 +221,7 @@ def scattered(
 
 
 @inner
-def turn(
-    dy: Any, rows: Any, channels: int, first: int, last: int, length: int, same: bool
-) -> None:
+def turn(dy: Any, rows: Any, channels: int, first: int, last: int, length: int, same: bool) -> None:
     """dy (N, O, L) of a chunk as (O, samples L)."""
     samples = last - first
     for c in range(channels):

@@ -64,7 +64,10 @@ def backward(
 ) -> tuple[Array, Array | None, Array | None]:
     """`lpnorm.batchnorm.backward`, bit for bit. out: dx goes there, as for `forward`."""
     wide = np.promote_types(mean.dtype, scale.dtype)
-    if not (_covers(x, scheme) and is_plain(dy)) or wide.itemsize > scheme.accumulate.dtype.itemsize:
+    if (
+        not (_covers(x, scheme) and is_plain(dy))
+        or wide.itemsize > scheme.accumulate.dtype.itemsize
+    ):
         return batchnorm.backward(dy, x, gamma, beta, mean, scale, scheme)
     run = _Run(x, scheme.accumulate)
     dx, seen = run.room(out), [run.stored(dy), run.stored(x)]

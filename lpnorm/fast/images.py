@@ -42,9 +42,7 @@ def seen(size: int, tap: int, stride: int, padding: int, count: int) -> Any:
 # --- VECTOR values at once --------------------------------------------------------------------
 
 
-def vector_at(
-    context: Any, builder: Any, kind: Any, array: Any, i: Any, size: int = VECTOR
-) -> Any:
+def vector_at(context: Any, builder: Any, kind: Any, array: Any, i: Any, size: int = VECTOR) -> Any:
     """A pointer to VECTOR, or size, values of an array, from i on."""
     data = context.make_array(kind)(context, builder, array).data
     values = ir.VectorType(context.get_value_type(kind.dtype), size)

@@ -53,7 +53,10 @@ def conv2d(
             dy: Array, x: Array, dx: Array, dw: Array, plan: Plan, down: Windows, *parts: int
         ) -> None:
             arrays = dys, xs, plan.matrix, stored(dx), dw
-            room = [*_room(plan, wide), *_empty(wide, dw.shape[2] * plan.most * plan.length, dw[0].size)]
+            room = [
+                *_room(plan, wide),
+                *_empty(wide, dw.shape[2] * plan.most * plan.length, dw[0].size),
+            ]
             convolution.turned(
                 version, *_places(arrays), _places(room), _windows(plan.seen, dy.shape),
                 _windows(down, x.shape), _about(plan), _masks(plan, dys, down, xs), _cut(plan), parts, like,
@@ -68,7 +71,9 @@ def conv2d(
             )  # fmt: skip
 
         dbias = None if bias is None else products.sum_of_channels(dy)
-        return *products.convolution_backward(dy, x, w, windows, memory.empty, turned, scattered), dbias
+        return *products.convolution_backward(
+            dy, x, w, windows, memory.empty, turned, scattered
+        ), dbias
 
     return y, backward
 

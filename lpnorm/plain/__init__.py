@@ -1,9 +1,9 @@
 """What layers compute, in whole arrays of NumPy or CuPy: the functions that an `impl` has.
 
 A layer of `lpnorm.nn` holds parameters and statistics, checks x, and leaves the computing to the
-functions of its `impl`: this room, or `lpnorm.fast`, which has the same names, arguments and bits in
-compiled loops. `model.to(impl=lpnorm.fast)` changes it for a whole model. Batch norm, layer norm and
-weight norm are the book's own functions; for the others a call returns its own backward,
+functions of its `impl`: this room, or `lpnorm.fast`, which has the same names, arguments and bits
+in compiled loops. `model.to(impl=lpnorm.fast)` changes it for a whole model. Batch norm, layer norm
+and weight norm are the book's own functions; for the others a call returns its own backward,
 
     y, backward = relu(x)
     dx = backward(dy)

@@ -1,13 +1,13 @@
 """Linear and Conv2d: matrix products, and the parts that the work is cut into.
 
-**The definition.** BLAS may add up in another order for another shape and another number of threads,
-so the shapes of the products belong to what is defined here, for any number of threads and for
-`lpnorm.fast` too. A batch is cut into PARTS runs of samples (fewer, but two, of small images), as
-evenly as can be, and each part into chunks, whose copies have about CHUNK values in all (more if that
-were fewer than LEAST positions). Each chunk is multiplied by itself, with BLAS on
-one thread; the partial sums of dw are added chunk after chunk, then part after part. Parts are
-computed on threads (`lpnorm.threads`). float16 is multiplied and added up in float32 and rounded
-once. On another library than NumPy a batch is one chunk.
+**The definition.** BLAS may add up in another order for another shape and another number of
+threads, so the shapes of the products belong to what is defined here, for any number of threads and
+for `lpnorm.fast` too. A batch is cut into PARTS runs of samples (fewer, but two, of small images),
+as evenly as can be, and each part into chunks, whose copies have about CHUNK values in all (more if
+that were fewer than LEAST positions). Each chunk is multiplied by itself, with BLAS on one thread;
+the partial sums of dw are added chunk after chunk, then part after part. Parts are computed on
+threads (`lpnorm.threads`). float16 is multiplied and added up in float32 and rounded once. On
+another library than NumPy a batch is one chunk.
 
 What is promised: with `threadpoolctl` (extra "fast") the same bits for any number of threads;
 without it BLAS cannot be told to use one thread, so for one setting of OPENBLAS_NUM_THREADS (or what
@@ -21,11 +21,11 @@ values that its window sees; with the columns of a chunk in a matrix, y = w colu
 
 With stride 1 fewer copies do: *gather* only the taps b of a row of the kernel, C kw values a
 position, multiply all kh rows a of the kernel with that, and *fold* what they give: y[i] is the sum
-of T_a[i + a - p], with T_a = sum over c, b of w[:, c, a, b] x[c, :, j + b - p]. That is kw copies of x
-instead of kh kw, and sums over whole rows, which lie one behind another in memory.
+of T_a[i + a - p], with T_a = sum over c, b of w[:, c, a, b] x[c, :, j + b - p]. That is kw copies of
+x instead of kh kw, and sums over whole rows, which lie one behind another in memory.
 
-Going back with stride 1, put y's definition y[i] = sum_a w[a] x[i + a - p] (one space axis is enough)
-into the sums:
+Going back with stride 1, put y's definition y[i] = sum_a w[a] x[i + a - p] (one space axis is
+enough) into the sums:
 
     dx[r]  = sum_a w[a] dy[r - a + p]      = sum_a' w[k-1-a'] dy[r + a' - (k-1-p)],   a' = k-1-a,
     dw[b]  = sum_i dy[i] x[i + b - p]      = sum_r x[r] dy[r + b' - (k-1-p)],         b' = k-1-b.
@@ -160,7 +160,7 @@ def turned(
 def scattered(
     dy: Array, x: Array, dx: Array, sums: Array, plan: Plan, first: int, last: int
 ) -> None:
-    """dx, in the dtype that is computed in, of parts first ... last - 1 and their shares of dw^T."""
+    """dx, in the dtype that is computed in, of some parts and their shares of dw^T."""
     xp = library_of(x)
     back = xp.ascontiguousarray(plan.matrix.T)
     for part in range(first, last):
@@ -219,9 +219,7 @@ def multiply(part: Callable[[int, int], None], pieces: int, work: float) -> None
         threads.each(part, pieces, work / 32 if threads.one_blas_thread else 0)
 
 
-def linear(
-    x: Array, w: Array, bias: Array | None
-) -> tuple[Array, Callable[[Array], Gradients]]:
+def linear(x: Array, w: Array, bias: Array | None) -> tuple[Array, Callable[[Array], Gradients]]:
     """y = x w^T + bias for x (N, I), w (O, I), bias (O,) or None: y (N, O), and its backward.
 
     dx = dy w, dw = dy^T x, dbias = sum of dy over the batch (None without a bias).

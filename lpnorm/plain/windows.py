@@ -68,7 +68,7 @@ class Windows:
         for i in range(self.kernel[0]):
             for j in range(self.kernel[1]):
                 seen = slice(i, i + down * rows, down), slice(j, j + right * columns, right)
-                padded[:, :, *seen] += taps[i, j]
+                padded[(..., *seen)] += taps[i, j]
         if above or left:
             dx[...] = padded[:, :, above : above + height, left : left + width]
 
