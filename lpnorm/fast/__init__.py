@@ -1,19 +1,19 @@
 """The functions of `lpnorm.plain`, with the same signatures and the same bits, compiled.
 
-Chosen by name, never silently: ``lpnorm.fast.batch_norm(x, ...)``,
-``nn.BatchNorm(64, p=1, impl=lpnorm.fast)``, ``model.to(impl=lpnorm.fast)``. NumPy arrays of any float
-dtype and layout are taken by loops that Numba compiles (`pip install "lpnorm[fast]"`) and keeps on
-disk; what they do not cover, a real p, the order "sequential" and other libraries' arrays, goes to
-the plain functions, and so do weight norm, averages, linear layers and the loss, which are not where
-the time goes. Every result is that of `lpnorm.plain`, bit for bit, but for the sign of a NaN, and of
-a zero that is the largest of several in a batch norm; and a cache of one is a cache of the other.
-What does not reach compiled loops is NumPy's: `np.errstate` and warnings (an overflow is silent
-here). Results lie in memory that is used again once nothing refers to it (`lpnorm.fast.memory`).
+Chosen by name, never silently: ``lpnorm.fast.batch_norm(x, ...)``, ``nn.BatchNorm(64, p=1,
+impl=lpnorm.fast)``, ``model.to(impl=lpnorm.fast)``. NumPy arrays of any float dtype and layout are
+taken by loops that Numba compiles (`pip install "lpnorm[fast]"`) and keeps on disk; what they do
+not cover, a real p, the order "sequential" and other libraries' arrays, goes to the plain
+functions, and so do weight norm, averages, linear layers and the loss, which are not where the time
+goes. Every result is that of `lpnorm.plain`, bit for bit, but for the sign of a NaN, and of a zero
+that is the largest of several in a batch norm; and a cache of one is a cache of the other. What
+does not reach compiled loops is NumPy's: `np.errstate` and warnings (an overflow is silent here).
+Results lie in memory that is used again once nothing refers to it (`lpnorm.fast.memory`).
 
 To read it next to the book: `lanes` says what a leaf, a lane and the tree are and how a value is
-rounded, `loops` has the formulas, `cpu` cuts the work into parts for `lpnorm.threads`; `convolution`
-has what stands around a product and `blas` the product, `images` pools and ReLU, `layers` what they
-are called by; `compiled` keeps what Numba made.
+rounded, `loops` has the formulas, `cpu` cuts the work into parts for `lpnorm.threads`;
+`convolution` has what stands around a product and `blas` the product, `images` pools and ReLU,
+`layers` what they are called by; `compiled` keeps what Numba made.
 """
 
 from __future__ import annotations

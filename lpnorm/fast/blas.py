@@ -1,7 +1,7 @@
 """NumPy's own matrix product, called from compiled code: no Python, no lock between two products.
 
-It is the function that `numpy.matmul` calls, cblas_sgemm or cblas_dgemm, with the same arguments: so
-the bits are the same. `threadpoolctl` finds the library, in which the function has one of a few
+It is the function that `numpy.matmul` calls, cblas_sgemm or cblas_dgemm, with the same arguments:
+so the bits are the same. `threadpoolctl` finds the library, in which the function has one of a few
 names. It is taken only if it gives NumPy's bits on a product; else convolutions are the plain ones.
 """
 

@@ -1,12 +1,12 @@
-"""Parts of a convolution, compiled: `correlate`, `turned` and `scattered` of `lpnorm.plain.products`.
+"""Parts of a convolution, compiled: `correlate`, `turned`, `scattered` of `plain.products`.
 
 The same chunks, the same products and the same order of sums, so the same bits. The products are
 NumPy's own (`blas`); what moves values between them is here.
 
-Arrays come as places (see `lanes.array_at`), float16 as its bits. `like` holds numbers that stand for
-the dtype of the arrays and for the one that is multiplied in, whether they are the same, where BLAS's
-product is, and the integers that it takes. windows: (kernel, stride, padding and the counts of
-windows), each a pair (height, width). cut: samples, parts, and the most samples of a chunk.
+Arrays come as places (see `lanes.array_at`), float16 as its bits. `like` holds numbers that stand
+for the dtype of the arrays and for the one that is multiplied in, whether they are the same, where
+BLAS's product is, and the integers that it takes. windows: (kernel, stride, padding and the counts
+of windows), each a pair (height, width). cut: samples, parts, and the most samples of a chunk.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from lpnorm.fast.blas import PLAIN, TURNED, _call
 from lpnorm.fast.compiled import entry, inner
 from lpnorm.fast.images import VECTOR, copy, copy_masked, flat, fold_masked, inside, see, seen
-from lpnorm.fast.lanes import narrow, widen
+from lpnorm.fast.lanes import narrow
 
 
 @inner
@@ -26,7 +26,8 @@ def gather(
     x: Any, shape: Any, out: Any, first: int, last: int, windows: Any, masks: Any, same: bool
 ) -> None:
     """`products.gather` of samples first ... last - 1 of x (N, C, H, W), a row; same: of out's
-    dtype. masks: a bit for each window, is the tap inside? (taps, words); or none."""
+    dtype. masks: a bit for each window, is the tap inside? (taps, words); or none.
+    """
     (kh, kw), _, (above, left), (rows, across) = windows
     _, channels, height, width = shape
     size, words = rows * across, masks.size // (kh * kw)

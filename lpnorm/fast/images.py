@@ -1,8 +1,9 @@
 """ReLU and pools as compiled loops, and what `convolution` shares with them.
 
-Arrays come as places (see `lanes.array_at`), float16 as its bits. `like` holds numbers that stand for
-the dtype of the arrays and for the one that is computed in. `windows` is (kernel, stride, padding and
-H', W'), each a pair (height, width). A plane is the H W values of one channel of one sample.
+Arrays come as places (see `lanes.array_at`), float16 as its bits. `like` holds numbers that stand
+for the dtype of the arrays and for the one that is computed in. `windows` is (kernel, stride,
+padding and H', W'), each a pair (height, width). A plane is the H W values of one channel of one
+sample.
 """
 
 from __future__ import annotations
@@ -124,7 +125,8 @@ def _aligned(kind: Any) -> Any:
 @intrinsic
 def copy_masked(context: Any, a: Any, i: Any, bits: Any, b: Any, j: Any) -> Any:
     """b[j : j + VECTOR] = a[i : i + VECTOR] where a bit is set, else 0; of one float dtype (nothing
-    otherwise). What has no bit need not be in a."""
+    otherwise). What has no bit need not be in a.
+    """
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         a, i, bits, b, j = arguments
@@ -147,9 +149,10 @@ def fold_masked(
     context: Any, a: Any, i: Any, step: Any, count: Any, masks: Any, m: Any, b: Any, j: Any,
     inside: Any,
 ) -> Any:  # fmt: skip
-    """b[j : j + VECTOR] = 0 + a[i : ...] + a[i + step : ...] + ..., `count` of them one by one, each
-    where a bit of masks[m + VECTOR t] is set; only lanes of b that have a bit in inside. One float
-    dtype (nothing otherwise)."""
+    """b[j : j + VECTOR] = 0 + a[i : ...] + a[i + step : ...] + ..., `count` of them one by one,
+    each where a bit of masks[m + VECTOR t] is set; only lanes of b that have a bit in inside. One
+    float dtype (nothing otherwise).
+    """
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         a, i, step, count, masks, m, b, j, inside = arguments
@@ -250,7 +253,8 @@ def fill(b: Any, j: int, step: int, size: int, value: Any) -> None:
 @inner
 def inside(shape: Any, a: int, b: int, windows: Any) -> Any:
     """i0, i1, j0, j1: windows i0 ... i1 - 1 by j0 ... j1 - 1 have their tap (a, b) inside a plane;
-    and where the first of the windows i0 sees it, were it inside."""
+    and where the first of the windows i0 sees it, were it inside.
+    """
     _, (down, right), (above, left), (rows, across) = windows
     i0, i1 = seen(shape[2], a, down, above, rows)
     j0, j1 = seen(shape[3], b, right, left, across)
@@ -263,7 +267,8 @@ def see(
     outside: Any,
 ) -> None:  # fmt: skip
     """What a tap of all windows, `inside` where, sees of the plane at x[at], to out[to], H' W'
-    values."""
+    values.
+    """
     _, (down, right), _, (rows, across) = windows
     i0, i1, j0, j1, first = where
     at += first
@@ -324,7 +329,8 @@ def max_pool(
     x: Any, y: Any, winner: Any, room: Any, first: int, last: int, windows: Any, like: Any
 ) -> None:
     """y, and which tap it is, of planes first ... last - 1. like: dtypes of x and winner; room:
-    for what a tap sees of a plane."""
+    for what a tap sees of a plane.
+    """
     (kh, kw), _, _, (rows, across) = windows
     plane, size = x[1][2] * x[1][3], rows * across
     xs, ys, taps = flat(x, like[0]), flat(y, like[0]), flat(winner, like[1])

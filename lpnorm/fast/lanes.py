@@ -244,8 +244,8 @@ def _array_at(place: Any, like: Any) -> Any:
     return lambda place, like: numba.carray(_pointer(place[0]), place[1], dtype)
 
 
-# Here x is (its values in memory's order, groups, inner, which group is first), as `seen_at` makes it:
-# slicing a flat array is cheaper.
+# Here x is (its values in memory's order, groups, inner, which group is first), as `seen_at` makes
+# it: slicing a flat array is cheaper.
 
 
 @inner
@@ -258,7 +258,8 @@ def seen_at(place: Any, like: Any) -> Any:
 @inner
 def chunk(x: Any, group: int, units: int, start: int, most: int) -> Any:
     """Where value `start` of a group is, how many lanes from there on, at most so many, lie evenly
-    in memory, and in how many runs, each `groups` values after the one before."""
+    in memory, and in how many runs, each `groups` values after the one before.
+    """
     _, groups, inner_size, skipped = x
     group -= skipped
     if inner_size == 1:
@@ -316,7 +317,8 @@ def _touch(x: Any, i: Any) -> Any:
 @inner
 def ask(x: Any, group: int, units: int, start: int, count: int) -> None:
     """Ask for the memory of these values before it is needed. A leaf or two is too short for the
-    processor to see a pattern, and without this it waits for memory half of the time."""
+    processor to see a pattern, and without this it waits for memory half of the time.
+    """
     values, groups, inner_size, _ = x
     at, lanes, runs = chunk(x, group, units, start, count)
     step = LINE // values.itemsize
@@ -337,7 +339,8 @@ def spread(
     values: Any, per_value: bool, group: int, units: int, start: int, count: int, row: Any
 ) -> None:
     """What lanes start ... start + count - 1 are multiplied by, say: a number for each group, or
-    (per_value) one for each of a group's values."""
+    (per_value) one for each of a group's values.
+    """
     if per_value and units == 1:
         own = values[start : start + count]
         for i in range(own.size):

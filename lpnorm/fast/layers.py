@@ -59,7 +59,8 @@ def conv2d(
             ]
             convolution.turned(
                 version, *_places(arrays), _places(room), _windows(plan.seen, dy.shape),
-                _windows(down, x.shape), _about(plan), _masks(plan, dys, down, xs), _cut(plan), parts, like,
+                _windows(down, x.shape), _about(plan), _masks(plan, dys, down, xs), _cut(plan),
+                parts, like,
             )  # fmt: skip
 
         def scattered(dy: Array, x: Array, dx: Array, dw: Array, plan: Plan, *parts: int) -> None:
@@ -124,8 +125,9 @@ def _bits(
 
 @lru_cache(maxsize=256)
 def _bits_of_rows(folded: int, above: int, rows: int, height: int, across: int) -> Array:
-    """For VECTOR values of y at a time, and each row a of the kernel, a bit for each: is there a row
-    i + a - above of what is folded? (words, folded)"""
+    """For VECTOR values of y at a time, and each row a of the kernel, a bit for each: is there a
+    row i + a - above of what is folded? (words, folded)
+    """
     row = np.arange(height)[:, None] + np.arange(folded) - above
     inside = np.repeat((row >= 0) & (row < rows), across, axis=0)
     return np.ascontiguousarray(_words(inside.T).T)

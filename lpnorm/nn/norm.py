@@ -214,9 +214,9 @@ class MeanOnlyBatchNorm(Layer):
 
     Backward: the mean is 1/n in every x, so dx = dy - mean(dy), and dbeta = sum dy, over each
     channel. Training uses the batch's mean, and running_mean follows as in `BatchNorm`; with
-    train=False it is used instead and, being a constant, dx = dy. channels, axis, momentum, dtype, impl
-    and errors as for `BatchNorm`. Source: Salimans & Kingma 2016, as the
-    authors of "Norm matters" use it.
+    train=False it is used instead and, being a constant, dx = dy. channels, axis, momentum, dtype,
+    impl and errors as for `BatchNorm`. Source: Salimans & Kingma 2016, as the authors of "Norm
+    matters" use it.
     """
 
     buffers = ("running_mean",)

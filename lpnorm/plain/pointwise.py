@@ -33,8 +33,8 @@ def center(x: Array, beta: Array, mean: Array | None, axis: int) -> tuple[Array,
     """Mean-only batch norm: y = x - mean + beta along the channel axis.
 
     mean: (C,), a constant, or None for the mean of each channel of x. Returns y, the mean (C,) in
-    the accumulator's dtype, and dy -> dx, dbeta: dbeta = sum dy; the mean of x is 1/n in every x, so
-    dx = dy - mean(dy), and dx = dy for a constant mean.
+    the accumulator's dtype, and dy -> dx, dbeta: dbeta = sum dy; the mean of x is 1/n in every x,
+    so dx = dy - mean(dy), and dx = dy for a constant mean.
     """
     reduced = tuple(a for a in range(x.ndim) if a != axis)
     rows, wide, learns = to_rows(x, reduced), accumulator(x.dtype), mean is None

@@ -10,9 +10,9 @@ threads (`lpnorm.threads`). float16 is multiplied and added up in float32 and ro
 another library than NumPy a batch is one chunk.
 
 What is promised: with `threadpoolctl` (extra "fast") the same bits for any number of threads;
-without it BLAS cannot be told to use one thread, so for one setting of OPENBLAS_NUM_THREADS (or what
-your BLAS reads), and with 1 the same bits as with it. Another BLAS, or another processor, may give
-others.
+without it BLAS cannot be told to use one thread, so for one setting of OPENBLAS_NUM_THREADS (or
+what your BLAS reads), and with 1 the same bits as with it. Another BLAS, or another processor, may
+give others.
 
 **Convolution as a product.** The textbook way makes every output position a *column* of the C kh kw
 values that its window sees; with the columns of a chunk in a matrix, y = w columns, and going back
@@ -21,8 +21,8 @@ values that its window sees; with the columns of a chunk in a matrix, y = w colu
 
 With stride 1 fewer copies do: *gather* only the taps b of a row of the kernel, C kw values a
 position, multiply all kh rows a of the kernel with that, and *fold* what they give: y[i] is the sum
-of T_a[i + a - p], with T_a = sum over c, b of w[:, c, a, b] x[c, :, j + b - p]. That is kw copies of
-x instead of kh kw, and sums over whole rows, which lie one behind another in memory.
+of T_a[i + a - p], with T_a = sum over c, b of w[:, c, a, b] x[c, :, j + b - p]. That is kw copies
+of x instead of kh kw, and sums over whole rows, which lie one behind another in memory.
 
 Going back with stride 1, put y's definition y[i] = sum_a w[a] x[i + a - p] (one space axis is
 enough) into the sums:
