@@ -17,34 +17,109 @@ import numpy as np
 
 from lpnorm.fast.blas import PLAIN, TURNED, _call
 from lpnorm.fast.compiled import entry, inner
-from lpnorm.fast.images import VECTOR, copy, copy_masked, flat, fold_masked, inside, see, seen
+from lpnorm.fast.images import (
+    VECTOR,
+    add_masked,
+    copy,
+    copy_masked,
+    fill,
+    flat,
+    fold_masked,
+    inside,
+    see,
+)
 from lpnorm.fast.lanes import narrow
 
 
 @inner
 def gather(
-    x: Any, shape: Any, out: Any, first: int, last: int, windows: Any, masks: Any, same: bool
-) -> None:
+    x: Any, shape: Any, out: Any, first: int, last: int, windows: Any, masks: Any, phases: Any,
+    same: bool,
+) -> None:  # fmt: skip
     """`products.gather` of samples first ... last - 1 of x (N, C, H, W), a row; same: of out's
-    dtype. masks: a bit for each window, is the tap inside? (taps, words); or none.
-    """
-    (kh, kw), _, (above, left), (rows, across) = windows
+    dtype. masks: a bit for each window, is the tap inside? (taps, words); none if a tap is to be
+    looked for row by row. phases: room to `split` a plane."""
+    (kh, kw), (down, right), (above, left), (rows, across) = windows
     _, channels, height, width = shape
-    size, words = rows * across, masks.size // (kh * kw)
-    to = 0
+    size, samples, words = rows * across, last - first, masks.size // (kh * kw)
     for c in range(channels):
-        for a in range(kh):
-            for b in range(kw):
-                tap, where = (a * kw + b) * words, inside(shape, a, b, windows)
-                for n in range(first, last):
-                    at = (n * channels + c) * height * width
-                    if words > 0:  # VECTOR at a time, the last ones beyond the plane's end
-                        at += (a - above) * width + b - left
-                        for k in range(words):
-                            copy_masked(x, at + k * VECTOR, masks[tap + k], out, to + k * VECTOR)
+        for n in range(samples):
+            at = ((first + n) * channels + c) * height * width
+            apart = words > 0 and (down > 1 or right > 1)
+            if apart:
+                split(x, at, height, width, windows, phases)
+            for a in range(kh):
+                for b in range(kw):
+                    tap = a * kw + b
+                    to = ((c * kh * kw + tap) * samples + n) * size
+                    if words == 0:
+                        see(x, at, width, inside(shape, a, b, windows), windows, out, to, same, 0)
+                    elif apart:
+                        copy_plane(
+                            phases, phase_at(height, a, b, windows), masks, tap, out, to, size
+                        )
                     else:
-                        see(x, at, width, where, windows, out, to, same, 0)
-                    to += size
+                        start = at + (a - above) * width + b - left
+                        copy_plane(x, start, masks, tap, out, to, size)
+
+
+@inner
+def copy_plane(x: Any, at: int, masks: Any, tap: int, out: Any, to: int, size: int) -> None:
+    """What a tap sees of windows that lie as values do, from x[at] on: VECTOR at a time."""
+    words = (size + VECTOR - 1) // VECTOR
+    for k in range(words):
+        bits, q = masks[tap * words + k], k * VECTOR
+        copy_masked(x, at + q, bits, out, to + q, lanes(size - q))
+
+
+@inner
+def lanes(count: int) -> Any:
+    """A bit for each of the first `count` lanes."""
+    return np.uint16(0xFFFF) if count >= VECTOR else np.uint16((1 << count) - 1)
+
+
+# With a stride, windows do not lie as values do. They do in each phase: values as many rows and
+# columns apart as the windows are. A phase has rows as long as the windows'.
+
+
+@inner
+def phase_at(height: int, a: int, b: int, windows: Any) -> int:
+    """Where the tap (a, b) of the first window would be in a plane that is `split`."""
+    _, (down, right), (above, left), (_, across) = windows
+    plane = (height + down - 1) // down * across
+    row, column = a - above, b - left
+    return (row % down * right + column % right) * plane + row // down * across + column // right
+
+
+@inner
+def split(x: Any, at: int, height: int, width: int, windows: Any, phases: Any) -> None:
+    """The plane at x[at], phase by phase."""
+    _, (down, right), _, (_, across) = windows
+    plane = (height + down - 1) // down * across
+    for i in range(height):
+        to = i % down * right * plane + i // down * across
+        for j in range(right):
+            count = (width - j + right - 1) // right
+            copy(x, at + i * width + j, right, phases, to + j * plane, count, True)
+
+
+@inner
+def join(phases: Any, dx: Any, at: int, height: int, width: int, windows: Any) -> None:
+    """`split` backwards."""
+    _, (down, right), _, (_, across) = windows
+    plane = (height + down - 1) // down * across
+    for i in range(height):
+        start, row = i % down * right * plane + i // down * across, at + i * width
+        if right == 2 and width == 2 * across:  # a number the compiler knows
+            even, odd = phases[start : start + across], phases[start + plane :][:across]
+            target = dx[row : row + width]
+            for j in range(even.size):
+                target[2 * j], target[2 * j + 1] = even[j], odd[j]
+        else:
+            for j in range(right):
+                target = dx[row + j : row + width : right]
+                for q in range(target.size):
+                    target[q] = phases[start + j * plane + q]
 
 
 @inner
@@ -61,12 +136,9 @@ def fold(sums: Any, y: Any, shape: Any, first: int, last: int, about: Any, like:
             at = (o * samples + n) * length - above * across
             if words > 0:
                 for k in range(words):
-                    left = min(VECTOR, size - k * VECTOR)
-                    within = np.uint16((1 << left) - 1)
-                    place = at + k * VECTOR
-                    fold_masked(
-                        sums, place, step, folded, masks, k * folded, y, to + k * VECTOR, within
-                    )
+                    q = k * VECTOR
+                    within = lanes(size - q)
+                    fold_masked(sums, at + q, step, folded, masks, k * folded, y, to + q, within)
             else:
                 for i in range(height):
                     low, high = max(0, above - i), min(folded, rows + above - i)
@@ -87,25 +159,49 @@ def add_rows(
 
 
 @inner
-def scatter(dx: Any, shape: Any, sent: Any, first: int, last: int, windows: Any) -> None:
-    """`Windows.scatter` of a chunk's taps into samples first ... last - 1 of dx, a row."""
-    (kh, kw), (down, right), (above, left), (rows, across) = windows
+def scatter(
+    dx: Any, shape: Any, sent: Any, first: int, last: int, windows: Any, masks: Any, phases: Any
+) -> None:
+    """`Windows.scatter` of a chunk's taps into samples first ... last - 1 of dx, a row; masks and
+    phases as for `gather`."""
+    (kh, kw), _, _, (rows, across) = windows
     _, channels, height, width = shape
-    samples, length = last - first, rows * across
-    for n in range(first, last):
-        for c in range(channels):
+    samples, size, words = last - first, rows * across, masks.size // (kh * kw)
+    for c in range(channels):
+        for n in range(samples):
+            at = ((first + n) * channels + c) * height * width
+            if words > 0:
+                fill(phases, 0, 1, phases.size, 0)
+            else:
+                fill(dx, at, 1, height * width, 0)
             for a in range(kh):
-                i0, i1 = seen(height, a, down, above, rows)
                 for b in range(kw):
-                    j0, j1 = seen(width, b, right, left, across)
-                    at = ((c * kh + a) * kw + b) * samples + n - first
-                    for i in range(i0, i1):
-                        row = (n * channels + c) * height + i * down + a - above
-                        to, own = row * width + j0 * right + b - left, at * length + i * across
-                        read = dx[to : to + (j1 - j0) * right : right]
-                        back = sent[own + j0 : own + j1]
-                        for j in range(back.size):
-                            read[j] += back[j]
+                    tap = a * kw + b
+                    own = ((c * kh * kw + tap) * samples + n) * size
+                    if words > 0:
+                        to = phase_at(height, a, b, windows)
+                        for k in range(words):
+                            bits, q = masks[tap * words + k], k * VECTOR
+                            add_masked(sent, own + q, bits, phases, to + q)
+                    else:
+                        send(sent, own, inside(shape, a, b, windows), windows, width, dx, at)
+            if words > 0:
+                join(phases, dx, at, height, width, windows)
+
+
+@inner
+def send(
+    sent: Any, own: int, where: Any, windows: Any, width: int, dx: Any, at: int
+) -> None:  # fmt: skip
+    """`images.see` backwards: add a tap's values to the plane at dx[at]."""
+    _, (down, right), _, (_, across) = windows
+    i0, i1, j0, j1, first = where
+    for i in range(i0, i1):
+        to = at + first + (i - i0) * down * width + j0 * right
+        read = dx[to : to + (j1 - j0) * right : right]
+        back = sent[own + i * across + j0 : own + i * across + j1]
+        for j in range(back.size):
+            read[j] += back[j]
 
 
 # --- products ---------------------------------------------------------------------------------
@@ -162,15 +258,16 @@ def correlate(
     x: Any, matrix: Any, y: Any, room: Any, windows: Any, about: Any, masks: Any, cut: Any,
     parts: Any, like: Any,
 ) -> None:  # fmt: skip
-    """y of some parts; room: for a chunk's columns and for what they give."""
+    """y of some parts; room: for a chunk's columns, what they give, and phases."""
     xs, ys, w = flat(x, like[0]), flat(y, like[0]), flat(matrix, like[1])
     about, seen_masks, _ = opened(about, masks)
     columns, sums = flat(room[0], like[1]), flat(room[1], like[1])
+    phases = flat(room[2], like[1])
     (m, k), length = matrix[1], about[2] * about[3]
     for part in range(parts[0], parts[1]):
         for i in range(chunks(0, part, cut)[0]):
             _, at, to = chunks(i, part, cut)
-            gather(xs, x[1], columns, at, to, windows, seen_masks, like[2])
+            gather(xs, x[1], columns, at, to, windows, seen_masks, phases, like[2])
             product(w, columns, sums, m, (to - at) * length, k, like)
             fold(sums, ys, y[1], at, to, about, like[0])
 
@@ -180,21 +277,22 @@ def turned(
     dy: Any, x: Any, matrix: Any, dx: Any, dw: Any, room: Any, windows: Any, down: Any, about: Any,
     masks: Any, cut: Any, parts: Any, like: Any,
 ) -> None:  # fmt: skip
-    """dx of some parts and their shares of dw; room: as above, for rows of x, and for dw."""
+    """dx of some parts and their shares of dw; room: the same, for rows of x, and for dw."""
     dys, xs, dxs = flat(dy, like[0]), flat(x, like[0]), flat(dx, like[0])
     about, seen_masks, down_masks = opened(about, masks)
-    w, shares, share = flat(matrix, like[1]), flat(dw, like[1]), flat(room[3], like[1])
-    columns, sums, rows = flat(room[0], like[1]), flat(room[1], like[1]), flat(room[2], like[1])
+    w, shares, share = flat(matrix, like[1]), flat(dw, like[1]), flat(room[4], like[1])
+    columns, sums, rows = flat(room[0], like[1]), flat(room[1], like[1]), flat(room[3], like[1])
+    phases = flat(room[2], like[1])
     (m, k), (_, high, wide), length = matrix[1], dw[1], about[2] * about[3]
     for part in range(parts[0], parts[1]):
         total = shares[part * high * wide : (part + 1) * high * wide]
         for i in range(chunks(0, part, cut)[0]):
             _, at, to = chunks(i, part, cut)
             size = (to - at) * length
-            gather(dys, dy[1], columns, at, to, windows, seen_masks, like[2])
+            gather(dys, dy[1], columns, at, to, windows, seen_masks, phases, like[2])
             product(w, columns, sums, m, size, k, like)
             fold(sums, dxs, dx[1], at, to, about, like[0])
-            gather(xs, x[1], rows, at, to, down, down_masks, like[2])
+            gather(xs, x[1], rows, at, to, down, down_masks, phases, like[2])
             add_product(columns, rows, share, total, high, wide, size, i == 0, like)
 
 
@@ -203,22 +301,23 @@ def scattered(
     dy: Any, x: Any, matrix: Any, dx: Any, dw: Any, room: Any, windows: Any, about: Any, masks: Any,
     cut: Any, parts: Any, like: Any,
 ) -> None:  # fmt: skip
-    """dx of some parts and their shares of dw^T; matrix: w^T; room: for columns, dy and dw."""
+    """dx of some parts, their shares of dw^T; matrix: w^T; room: for columns, dy, phases, dw."""
     dys, xs, dxs = flat(dy, like[0]), flat(x, like[0]), flat(dx, like[1])
     about, seen_masks, _ = opened(about, masks)
-    w, shares, share = flat(matrix, like[1]), flat(dw, like[1]), flat(room[2], like[1])
+    w, shares, share = flat(matrix, like[1]), flat(dw, like[1]), flat(room[3], like[1])
     columns, rows = flat(room[0], like[1]), flat(room[1], like[1])
+    phases = flat(room[2], like[1])
     (k, m), length = matrix[1], about[2] * about[3]
     for part in range(parts[0], parts[1]):
         total = shares[part * k * m : (part + 1) * k * m]
         for i in range(chunks(0, part, cut)[0]):
             _, at, to = chunks(i, part, cut)
             size = (to - at) * length
-            gather(xs, x[1], columns, at, to, windows, seen_masks, like[2])
+            gather(xs, x[1], columns, at, to, windows, seen_masks, phases, like[2])
             turn(dys, rows, m, at, to, length, like[2])
             add_product(columns, rows, share, total, k, m, size, i == 0, like)
             product(w, rows, columns, k, size, m, like)
-            scatter(dxs, x[1], columns, at, to, windows)
+            scatter(dxs, x[1], columns, at, to, windows, seen_masks, phases)
 
 
 @inner

@@ -21,7 +21,6 @@ from lpnorm.fast.lanes import array_at, narrow, widen
 
 VECTOR = 16  # values that are moved, or compared, at a time
 HALF = VECTOR // 2
-SMALL = 4 * VECTOR  # windows of a plane: fewer are looked through one by one
 
 
 @inner
@@ -114,30 +113,54 @@ def _masked(builder: Any, name: str, values: Any, arguments: list[Any]) -> Any:
     return builder.call(function, arguments)
 
 
-def _lanes(builder: Any, bits: Any) -> Any:
-    return builder.bitcast(bits, ir.VectorType(ir.IntType(1), VECTOR))
+def _load(context: Any, builder: Any, kind: Any, array: Any, i: Any, bits: Any) -> Any:
+    """VECTOR values of an array from i on where a bit is set, else 0."""
+    values = ir.VectorType(context.get_value_type(kind.dtype), VECTOR)
+    size = ir.Constant(ir.IntType(32), kind.dtype.bitwidth // 8)
+    lanes = builder.bitcast(bits, ir.VectorType(ir.IntType(1), VECTOR))
+    given = [vector_at(context, builder, kind, array, i), size, lanes, ir.Constant(values, None)]
+    return _masked(builder, "load", values, given)
 
 
-def _aligned(kind: Any) -> Any:
-    return ir.Constant(ir.IntType(32), kind.dtype.bitwidth // 8)
+def _store(
+    context: Any, builder: Any, kind: Any, array: Any, j: Any, bits: Any, values: Any
+) -> None:
+    """Values to an array from j on where a bit is set."""
+    size = ir.Constant(ir.IntType(32), kind.dtype.bitwidth // 8)
+    lanes = builder.bitcast(bits, ir.VectorType(ir.IntType(1), VECTOR))
+    given = [values, vector_at(context, builder, kind, array, j), size, lanes]
+    _masked(builder, "store", values.type, given)
 
 
 @intrinsic
-def copy_masked(context: Any, a: Any, i: Any, bits: Any, b: Any, j: Any) -> Any:
-    """b[j : j + VECTOR] = a[i : i + VECTOR] where a bit is set, else 0; of one float dtype (nothing
-    otherwise). What has no bit need not be in a.
-    """
+def copy_masked(
+    context: Any, a: Any, i: Any, bits: Any, b: Any, j: Any, inside: Any
+) -> Any:  # fmt: skip
+    """b[j : j + VECTOR] = a[i : i + VECTOR] where a bit is set, else 0; only lanes of b that have a
+    bit in inside. Of one float dtype (nothing otherwise). Other lanes need not be in a or b."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        a, i, bits, b, j, inside = arguments
+        if a_kind.dtype == b_kind.dtype:
+            loaded = _load(context, builder, a_kind, a, i, bits)
+            _store(context, builder, b_kind, b, j, inside, loaded)
+        return context.get_dummy_value()
+
+    a_kind, b_kind = a, b
+    return types.void(a, types.intp, types.uint16, b, types.intp, types.uint16), build
+
+
+@intrinsic
+def add_masked(context: Any, a: Any, i: Any, bits: Any, b: Any, j: Any) -> Any:
+    """b[j : j + VECTOR] += a[i : i + VECTOR] where a bit is set. Of one float dtype (nothing
+    otherwise)."""
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         a, i, bits, b, j = arguments
         if a_kind.dtype == b_kind.dtype:
-            place = vector_at(context, builder, a_kind, a, i)
-            values = ir.VectorType(context.get_value_type(a_kind.dtype), VECTOR)
-            nothing = ir.Constant(values, None)
-            given = [place, _aligned(a_kind), _lanes(builder, bits), nothing]
-            loaded = _masked(builder, "load", values, given)
-            size = a_kind.dtype.bitwidth // 8
-            builder.store(loaded, vector_at(context, builder, b_kind, b, j), align=size)
+            sent = _load(context, builder, a_kind, a, i, bits)
+            total = builder.fadd(_load(context, builder, b_kind, b, j, bits), sent)
+            _store(context, builder, b_kind, b, j, bits, total)
         return context.get_dummy_value()
 
     a_kind, b_kind = a, b
@@ -163,14 +186,10 @@ def fold_masked(
             rows = context.make_array(masks_kind)(context, builder, masks)
             with cgutils.for_range(builder, count) as loop:
                 at = builder.add(i, builder.mul(loop.index, step))
-                place = vector_at(context, builder, a_kind, a, at)
                 bits = builder.load(builder.gep(rows.data, [builder.add(m, loop.index)]))
-                given = [place, _aligned(a_kind), _lanes(builder, bits), nothing]
-                loaded = _masked(builder, "load", values, given)
+                loaded = _load(context, builder, a_kind, a, at, bits)
                 builder.store(builder.fadd(builder.load(total), loaded), total)
-            place = vector_at(context, builder, b_kind, b, j)
-            given = [builder.load(total), place, _aligned(b_kind), _lanes(builder, inside)]
-            _masked(builder, "store", values, given)
+            _store(context, builder, b_kind, b, j, inside, builder.load(total))
         return context.get_dummy_value()
 
     a_kind, b_kind, masks_kind = a, b, masks
@@ -335,11 +354,20 @@ def max_pool(
     plane, size = x[1][2] * x[1][3], rows * across
     xs, ys, taps = flat(x, like[0]), flat(y, like[0]), flat(winner, like[1])
     values = flat(room, like[0])
-    least = narrow(np.float64(-np.inf), like[0])
+    least, four = narrow(np.float64(-np.inf), like[0]), twos(windows)
     for p in range(first, last):
         best, which = ys[p * size : (p + 1) * size], taps[p * size : (p + 1) * size]
-        if size < SMALL:
-            small_pool(xs[p * plane : (p + 1) * plane], best, which, x[1], windows, least)
+        if four:
+            for i in range(rows):
+                upper = p * plane + 2 * i * x[1][3]
+                lower = upper + x[1][3]
+                row = slice(i * across, (i + 1) * across)
+                of_four(
+                    xs[upper : upper + 2 * across],
+                    xs[lower : lower + 2 * across],
+                    best[row],
+                    which[row],
+                )
             continue
         fill(ys, p * size, 1, size, least)
         fill(taps, p * size, 1, size, 0)
@@ -351,26 +379,27 @@ def max_pool(
 
 
 @inner
-def small_pool(x: Any, y: Any, taps: Any, shape: Any, windows: Any, least: Any) -> None:
-    """A plane of few windows, one by one."""
-    (kh, kw), (down, right), (above, left), (rows, across) = windows
-    height, width = shape[2], shape[3]
-    for i in range(rows):
-        a0, a1 = max(0, above - i * down), min(kh, height + above - i * down)
-        for j in range(across):
-            b0, b1 = max(0, left - j * right), min(kw, width + left - j * right)
-            best, which, largest = least, 0, widen(least)
-            for a in range(a0, a1):
-                at = (i * down + a - above) * width + j * right - left
-                for b in range(b0, b1):
-                    value = x[np.uintp(at + b)]  # never negative
-                    v = widen(value)
-                    wins = (v > largest) | ((v != v) & (largest == largest))
-                    largest = v if wins else largest
-                    best = value if wins else best
-                    which = a * kw + b if wins else which
-            to = np.uintp(i * across + j)
-            y[to], taps[to] = best, which
+def twos(windows: Any) -> bool:
+    """Windows of 2 by 2 side by side?"""
+    kernel, stride, padding, _ = windows
+    return kernel == (2, 2) and stride == (2, 2) and padding == (0, 0)
+
+
+@inner
+def of_four(upper: Any, lower: Any, y: Any, taps: Any) -> None:
+    """A row of windows of 2 by 2: the first largest, or the first NaN, of two rows of x."""
+    for j in range(y.size):
+        best, tap = later(upper[2 * j], upper[2 * j + 1], 0, 1)
+        other, second = later(lower[2 * j], lower[2 * j + 1], 2, 3)
+        y[j], taps[j] = later(best, other, tap, second)
+
+
+@inner
+def later(a: Any, b: Any, tap: int, other: int) -> Any:
+    """Of two values, and their taps, the first unless the later one is larger, or the first NaN."""
+    v, w = widen(a), widen(b)
+    wins = (w > v) | ((w != w) & (v == v))
+    return (b if wins else a), (other if wins else tap)
 
 
 @inner
@@ -391,9 +420,19 @@ def max_pool_backward(
     (kh, kw), (down, right), (above, left), (rows, across) = windows
     _, _, height, width = dx[1]
     dys, dxs, taps = flat(dy, like[0]), flat(dx, like[2]), flat(winner, like[1])
-    fill(dxs, first * height * width, 1, (last - first) * height * width, 0)
+    four = twos(windows)
+    if not four or height != 2 * rows or width != 2 * across:
+        fill(dxs, first * height * width, 1, (last - first) * height * width, 0)
     for p in range(first, last):
-        if down >= kh and right >= kw:  # windows share no value: in any order
+        if four:
+            for i in range(rows):
+                upper = (p * height + 2 * i) * width
+                lower, own = upper + width, (p * rows + i) * across
+                to_four(
+                    dys[own : own + across], taps[own : own + across],
+                    dxs[upper : upper + 2 * across], dxs[lower : lower + 2 * across],
+                )  # fmt: skip
+        elif down >= kh and right >= kw:  # windows share no value: in any order
             for i in range(rows):
                 own = (p * rows + i) * across
                 for j in range(across):
@@ -415,3 +454,15 @@ def max_pool_backward(
                         for j in range(j0, j1):
                             if taps[own + j] == a * kw + b:
                                 dxs[at + j * right] += widen(dys[own + j])
+
+
+@inner
+def to_four(dy: Any, taps: Any, upper: Any, lower: Any) -> None:
+    """`of_four` backwards."""
+    zero = upper.dtype.type(0)
+    for j in range(dy.size):
+        value, tap = upper.dtype.type(widen(dy[j])), taps[j]
+        upper[2 * j] = value if tap == 0 else zero
+        upper[2 * j + 1] = value if tap == 1 else zero
+        lower[2 * j] = value if tap == 2 else zero
+        lower[2 * j + 1] = value if tap == 3 else zero

@@ -36,7 +36,7 @@ def conv2d(
 
     def forward(*parts: int) -> None:
         arrays = xs, plan.matrix, stored(y)
-        room = _room(plan, wide)
+        room = _room(plan, wide, x.shape[2])
         convolution.correlate(
             version, *_places(arrays), _places(room), _windows(plan.seen, x.shape), _about(plan),
             _masks(plan, x), _cut(plan), parts, like,
@@ -54,7 +54,7 @@ def conv2d(
         ) -> None:
             arrays = dys, xs, plan.matrix, stored(dx), dw
             room = [
-                *_room(plan, wide),
+                *_room(plan, wide, dy.shape[2]),
                 *_empty(wide, dw.shape[2] * plan.most * plan.length, dw[0].size),
             ]
             convolution.turned(
@@ -65,7 +65,7 @@ def conv2d(
 
         def scattered(dy: Array, x: Array, dx: Array, dw: Array, plan: Plan, *parts: int) -> None:
             arrays = dys, xs, np.ascontiguousarray(plan.matrix.T), dx, dw
-            room = [*_room(plan, wide), *_empty(wide, dw[0].size)]
+            room = [*_room(plan, wide, x.shape[2]), *_empty(wide, dw[0].size)]
             convolution.scattered(
                 version, *_places(arrays), _places(room), _windows(plan.seen, x.shape),
                 _about(plan), _masks(plan, xs), _cut(plan), parts, like,
@@ -79,14 +79,15 @@ def conv2d(
     return y, backward
 
 
-def _room(plan: Plan, wide: Any) -> list[Array]:
-    """For the columns of a chunk and what they give."""
-    return _empty(wide, *(side * plan.most * plan.length for side in plan.matrix.shape[::-1]))
+def _room(plan: Plan, wide: Any, height: int) -> list[Array]:
+    """For the columns of a chunk, what they give, and the phases of a plane."""
+    sizes = [side * plan.most * plan.length for side in plan.matrix.shape[::-1]]
+    (down, right), across = plan.seen.stride, plan.across
+    return _empty(wide, *sizes, down * right * -(-height // down) * across)
 
 
 def _empty(dtype: Any, *sizes: int) -> list[Array]:
-    """Room for so many values and, as vectors are stored whole, one more vector."""
-    return [memory.empty(size + images.VECTOR, dtype) for size in sizes]
+    return [memory.empty(size, dtype) for size in sizes]
 
 
 def _places(arrays: Sequence[Array]) -> Any:
@@ -114,11 +115,11 @@ def _bits(
 ) -> Array:
     """For each tap a bit for each window: is it inside a plane of this shape? (taps, words)
 
-    Empty unless windows lie as values do, one behind another in rows as long.
+    Empty unless windows lie as values of a phase do, one behind another in rows as long.
     """
     windows = Windows("", kernel, stride, padding)
     inside = windows.view(np.ones((1, 1, *shape), bool), False)[:, :, 0, 0]
-    if stride != (1, 1) or inside.shape[3] != shape[1]:
+    if inside.shape[3] != -(-shape[1] // stride[1]):
         return NOTHING
     return _words(inside.reshape(windows.taps, -1))
 

@@ -92,7 +92,6 @@ def convolution_backward(
     else:
         plan = Plan(x.shape, w, windows, fold=False)
         dx = empty(x.shape, plan.matrix.dtype)
-        dx[...] = 0
         sums = empty((plan.parts, inputs * kh * kw, outputs), plan.matrix.dtype)
         in_parts(lambda *parts: scattered(dy, x, dx, sums, plan, *parts), plan, 2)
         dx, dw = dx.astype(x.dtype, copy=False), _sum(sums).T.reshape(w.shape)
@@ -172,6 +171,7 @@ def scattered(
             dw[...] = dw + share if i else share
             shape = x.shape[1], *plan.seen.kernel, to - at, plan.rows, plan.across
             taps = (back @ rows).reshape(shape).transpose(1, 2, 3, 0, 4, 5)
+            dx[at:to] = 0
             plan.seen.scatter(taps, dx[at:to])
 
 
