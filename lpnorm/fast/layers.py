@@ -153,7 +153,8 @@ def relu(x: Array) -> tuple[Array, Backward]:
     """`lpnorm.plain.relu`, bit for bit."""
     if not _takes(x):
         return plain.relu(x)
-    name, like = x.dtype.name, (LIKE[x.dtype.name],)
+    dtype = x.dtype  # the backward must not hold x
+    name, like = dtype.name, (LIKE[dtype.name],)
     bits = memory.empty(-(-x.size // images.VECTOR), np.uint16)
 
     def over(function: Any, a: Array) -> Array:
@@ -166,7 +167,7 @@ def relu(x: Array) -> tuple[Array, Backward]:
             function(name, *places, first, last, like)
 
         threads.each(part, bits.size, a.size)
-        return b.view(x.dtype)
+        return b.view(dtype)
 
     y = over(images.relu, x)
     return y, lambda dy: over(images.relu_backward, dy)

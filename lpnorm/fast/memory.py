@@ -24,6 +24,12 @@ _GIL = getattr(sys, "_is_gil_enabled", lambda: True)
 COUNTED = sys.implementation.name == "cpython" and _GIL()  # are references counted, and at once?
 
 
+def _rounded(size: int) -> int:
+    """Up to the next of 4, 5, 6, 7, 8, 10, 12, ... times a power of two: so that layers share."""
+    step = 1 << max(0, size.bit_length() - 3)
+    return -(-size // step) * step
+
+
 class Blocks:
     """Blocks by their size, each with the number of the request that it was last given for."""
 
@@ -39,16 +45,17 @@ class Blocks:
         size = math.prod(shape if isinstance(shape, tuple) else (shape,)) * dtype.itemsize
         if size < SMALL or not COUNTED:
             return np.empty(shape, dtype)
+        room = _rounded(size)
         with self.lock:
             self.requests += 1
             if self.requests % (PATIENCE // 4) == 0:
                 self._give_back(self.requests - PATIENCE)
-            blocks = self.of_size.setdefault(size, [])
+            blocks = self.of_size.setdefault(room, [])
             for block in blocks:
                 if self._references(block) == self.idle:
                     break
             else:
-                block = [np.empty(size + LINE, np.uint8), 0]
+                block = [np.empty(room + LINE, np.uint8), 0]
                 blocks.append(block)
             block[1] = self.requests
             start = -block[0].ctypes.data % LINE
