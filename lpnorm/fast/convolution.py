@@ -328,3 +328,18 @@ def turn(dy: Any, rows: Any, channels: int, first: int, last: int, length: int, 
         for n in range(samples):
             at, to = ((first + n) * channels + c) * length, (c * samples + n) * length
             copy(dy, at, 1, rows, to, length, same)
+
+
+@entry
+def arrange(w: Any, out: Any, start: int, shape: Any, steps: Any, like: Any) -> None:
+    """out, four axes of this shape, one value behind another; in w they begin at `start` and are
+    these steps apart, which may be negative."""
+    ws, outs = flat(w, like), flat(out, like)
+    to = 0
+    for i in range(shape[0]):
+        for j in range(shape[1]):
+            for k in range(shape[2]):
+                at = start + i * steps[0] + j * steps[1] + k * steps[2]
+                for q in range(shape[3]):
+                    outs[np.uintp(to + q)] = ws[np.uintp(at + q * steps[3])]
+                to += shape[3]

@@ -62,7 +62,7 @@ def conv2d(
     j*stride + b - padding], zero outside. All arrays have one dtype; bias is (O,) or None. The
     backward gives dx, dw and dbias = sum of dy over all but the channels (None without a bias).
     """
-    plan = Plan(x.shape, w, windows)
+    plan = Plan(x.shape, w, windows, ordered)
     y = library_of(x).empty(plan.out, x.dtype)
     in_parts(lambda *parts: correlate(x, y, plan, *parts), plan, 1)
     if bias is not None:
@@ -70,32 +70,40 @@ def conv2d(
 
     def backward(dy: Array) -> Gradients:
         dbias, empty = None if bias is None else sum_of_channels(dy), library_of(x).empty
-        return *convolution_backward(dy, x, w, windows, empty, turned, scattered), dbias
+        return *convolution_backward(dy, x, w, windows, empty, ordered, turned, scattered), dbias
 
     return y, backward
 
 
 def convolution_backward(
-    dy: Array, x: Array, w: Array, windows: Windows, empty: Any, turned: Any, scattered: Any
+    dy: Array,
+    x: Array,
+    w: Array,
+    windows: Windows,
+    empty: Any,
+    ordered: Any,
+    turned: Any,
+    scattered: Any,
 ) -> tuple[Array, Array]:
-    """dx and dw, the parts by these functions, in arrays that `empty` makes."""
+    """dx and dw, the parts by these functions, in arrays that `empty` and `ordered` make."""
     (kh, kw), (above, left) = windows.kernel, windows.padding
     outputs, inputs = w.shape[:2]
     if windows.stride == (1, 1) and above < kh and left < kw:
         around = Windows(windows.owner, windows.kernel, 1, (kh - 1 - above, kw - 1 - left))
-        plan = Plan(dy.shape, w[:, :, ::-1, ::-1].swapaxes(0, 1), around)
+        plan = Plan(dy.shape, w[:, :, ::-1, ::-1].swapaxes(0, 1), around, ordered)
         down = Windows(windows.owner, (kh, 1), 1, (above, 0))  # for x
         dx = empty(x.shape, x.dtype)
         sums = empty((plan.parts, outputs * kw, inputs * kh), plan.matrix.dtype)
         in_parts(lambda *parts: turned(dy, x, dx, sums, plan, down, *parts), plan, 2)
         dw = _sum(sums).reshape(outputs, kw, inputs, kh)[:, ::-1].transpose(0, 2, 3, 1)
     else:
-        plan = Plan(x.shape, w, windows, fold=False)
+        plan = Plan(x.shape, w, windows, ordered, fold=False)
         dx = empty(x.shape, plan.matrix.dtype)
         sums = empty((plan.parts, inputs * kh * kw, outputs), plan.matrix.dtype)
         in_parts(lambda *parts: scattered(dy, x, dx, sums, plan, *parts), plan, 2)
-        dx, dw = dx.astype(x.dtype, copy=False), _sum(sums).T.reshape(w.shape)
-    return dx, dw.astype(w.dtype, order="C")  # a copy, which does not hold on to all sums
+        dx = dx.astype(x.dtype, copy=False)
+        dw = _sum(sums).reshape(inputs, kh, kw, outputs).transpose(3, 0, 1, 2)
+    return dx, ordered(dw, w.dtype)
 
 
 class Plan:
@@ -104,12 +112,11 @@ class Plan:
     seen: the windows whose taps are gathered: with stride 1 (unless fold is False) a row of the
     kernel, to give `rows` by `across` positions; the kernel's `folded` rows are added up after the
     product, `above` of them before the first. Otherwise all taps, and one row. matrix: w for that
-    product, in the dtype that is multiplied in. parts: how many; most: samples of a chunk. out: the
-    shape of y.
-    """
+    product, in the dtype that is multiplied in, as `ordered` makes it. parts: how many; most:
+    samples of a chunk. out: the shape of y."""
 
     def __init__(
-        self, shape: tuple[int, ...], w: Array, windows: Windows, fold: bool = True
+        self, shape: tuple[int, ...], w: Array, windows: Windows, ordered: Any, fold: bool = True
     ) -> None:
         n, outputs = shape[0], w.shape[0]
         self.out = n, outputs, *windows.over(shape)
@@ -120,8 +127,8 @@ class Plan:
             self.folded, self.above = kh, above
             w = w.transpose(2, 0, 1, 3)
         self.rows, self.across = self.seen.over(shape)
-        wide, matrix = accumulator(w.dtype).dtype, w.reshape(outputs * self.folded, -1)
-        self.matrix = library_of(w).ascontiguousarray(matrix, wide)
+        matrix = ordered(w, accumulator(w.dtype).dtype)
+        self.matrix = matrix.reshape(outputs * self.folded, -1)
         self.length = self.rows * self.across  # positions of a sample
         self.samples, self.parts, self.most = n, 1, n
         if library_of(w) is np:
@@ -134,6 +141,11 @@ class Plan:
         first, last = threads.cut(self.samples, self.parts)[part]
         count = -(-(last - first) // self.most)
         return [(first + a, first + b) for a, b in threads.cut(last - first, count)]
+
+
+def ordered(w: Array, dtype: Any) -> Array:
+    """A copy of w, (a, b, c, d), in whatever order it lies, one value behind another."""
+    return w.astype(dtype, order="C")
 
 
 def correlate(x: Array, y: Array, plan: Plan, first: int, last: int) -> None:
