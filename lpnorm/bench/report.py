@@ -243,9 +243,10 @@ def _of_step(case: dict[str, Any]) -> str:
     rows = []
     for kind in dict.fromkeys(kind for kind, _ in found):
         first = found[kind, reference]
-        row = [kind, str(first["layers"] or ""), _ms(first)]
+        row = [kind, str(first["layers"] or ""), number(1e3 * first["median_seconds"])]
         for who in others:
-            row += [_ms(found[kind, who]), _cell(found[kind, who]["over_reference"])]
+            result = found[kind, who]
+            row += [number(1e3 * result["median_seconds"]), _cell(result["over_reference"])]
         rows.append(row)
     pairs = [(f"{who}, ms", f"over {reference}") for who in others]
     heads = ["", "layers", f"{reference}, ms", *(head for pair in pairs for head in pair)]
