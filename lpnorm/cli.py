@@ -302,11 +302,20 @@ def _add_bench(commands: Any) -> None:
         help="how long do forward and backward take, against NumPy and PyTorch?",
         description="Time forward and backward of batch norm and layer norm, every contestant in "
         "turn: the plain code, lpnorm.fast (fresh outputs, and outputs reused), naive NumPy, and "
-        "PyTorch if it is installed. Writes bench_<what>_<dtype>.json and .png. Exit status 0, "
+        "PyTorch if it is installed. Or (`lpnorm bench step`) a training step of a ResNet-20 and a "
+        "quarter as wide VGG11 on images of CIFAR's size, by kind of layer: the plain code, "
+        "lpnorm.fast and PyTorch. Writes bench_<what>_<dtype>.json and .png. Exit status 0, "
         "2 if it cannot be done, 130 after Ctrl-C (what was measured is kept).",
     )
     sub.set_defaults(run=bench)
     several = {"action": "append"}
+    sub.add_argument(
+        "subject",
+        nargs="?",
+        choices=("layers", "step"),
+        default="layers",
+        help="what is timed (default: layers)",
+    )
     sub.add_argument(
         "--shape", type=_positive, nargs="+", metavar="SIZE", **several, help="time this shape"
     )
@@ -333,12 +342,20 @@ def _add_bench(commands: Any) -> None:
         **several,
         help="time this contestant (fast: with fresh outputs)",
     )
+    sub.add_argument(
+        "--model", choices=("resnet20", "vgg11"), **several, help="of a step (default: both)"
+    )
+    sub.add_argument(
+        "--batch", type=_positive, metavar="N", help="images in a step (default: 128; quick: 32)"
+    )
     sub.add_argument("--threads", type=_positive, metavar="N", help="for each (default: all cores)")
     sub.add_argument("--rounds", type=_positive, metavar="N", help="timed calls (default: 11)")
-    sub.add_argument("--quick", action="store_true", help="a first look: few shapes, 3 rounds")
+    sub.add_argument("--quick", action="store_true", help="a first look: little work, 3 rounds")
     what = sub.add_mutually_exclusive_group()
     what.add_argument("--sweep", action="store_true", help="time over N, C and H W instead")
-    what.add_argument("--memory", action="store_true", help="peak memory with L2 instead")
+    what.add_argument(
+        "--memory", action="store_true", help="peak memory instead (of layers: with L2)"
+    )
     what.add_argument("--info", action="store_true", help="where compiled loops are kept, and stop")
     what.add_argument("--clear", action="store_true", help="delete the compiled loops, and stop")
     sub.add_argument(

@@ -13,7 +13,8 @@ import types
 import numpy as np
 import pytest
 
-from lpnorm.bench import clock, command, machine, memory, picture, report
+from lpnorm import models, nn
+from lpnorm.bench import clock, command, machine, memory, picture, report, steps
 from lpnorm.bench.contestants import (
     COPY,
     TORCH,
@@ -27,6 +28,7 @@ from lpnorm.bench.contestants import (
     prepare,
 )
 from lpnorm.cli import main
+from lpnorm.decay import SGD
 from lpnorm.experiments.report import have_matplotlib
 from lpnorm.norms import Range, TopK
 
@@ -396,3 +398,252 @@ def test_memory(tmp_path, capsys):
     assert beyond["plain"] > 2
     assert beyond.get("fast", 0) < 0.5
     assert "beyond, copies of x" in capsys.readouterr().out
+
+
+# --- a training step ------------------------------------------------------------------------------
+
+STEPPERS = [who for who in steps.WHO if who not in MISSING]
+SMALL = {
+    "resnet20": lambda: models.resnet(8, width=2),
+    "vgg11": lambda: models.vgg11(width=2),
+}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(steps, "MODELS", SMALL)
+
+
+def step_record(folder, name="step"):
+    return json.loads((folder / f"bench_{name}_float32.json").read_text())
+
+
+def test_the_networks_of_a_step():
+    assert list(steps.MODELS) == ["resnet20", "vgg11"]
+    sizes = [sum(p.data.size for p in make().parameters()) for make in steps.MODELS.values()]
+    assert sizes == [272_474, 579_098]
+
+
+@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.skipif(not PYTORCH, reason="needs PyTorch")
+def test_the_network_in_pytorch_learns_the_same(model):
+    """In float64, where no rounding hides a mistake: logits, gradients, and the weights after three
+    steps with momentum and decay."""
+    torch = installed("torch")
+    network = SMALL[model]().to(dtype="float64")
+    theirs = steps.to_torch(network).double()  # the running statistics too
+    images, labels = steps._images(4).astype("float64"), steps._labels(4)
+    optimizer = SGD(network.parameters(), **steps.OPTIMIZER)
+    step = steps._torch_step(theirs, images, labels)
+    for _ in range(3):
+        optimizer.zero_grad()
+        logits, backward = network(images)
+        loss, dlogits = nn.softmax_cross_entropy(logits, labels)
+        backward(dlogits)
+        assert step() == pytest.approx(loss, rel=1e-12)
+        pairs = list(zip(network.parameters(), theirs.parameters(), strict=True))
+        for ours, their in pairs:
+            assert ours.grad == pytest.approx(their.grad.numpy(), rel=1e-9, abs=1e-12), ours.name
+        optimizer.step()
+    for ours, their in pairs:
+        got = ours.data - SMALL[model]().state()[ours.name]
+        want = their.detach().numpy() - SMALL[model]().state()[ours.name]
+        assert got == pytest.approx(want, rel=1e-9, abs=1e-12), ours.name
+    assert isinstance(theirs, torch.nn.Module)
+
+
+def test_the_parts_of_a_step(small):
+    """Counted by hand for a ResNet of depth 8; every layer that is equal is one part."""
+    calls, counts = steps.Training("resnet20", 3).parts(["plain"])
+    kinds = {}
+    for part, count in counts.items():
+        kinds[part.kind] = kinds.get(part.kind, 0) + count
+    assert kinds == {"convolution 3x3": 7, "convolution 1x1": 2, "batch norm": 9, "ReLU": 7,
+                     "residual add": 3, "global pool": 1, "linear": 1, "loss": 1,
+                     "optimizer": 1}  # fmt: skip
+    assert set(kinds) <= set(steps.ORDER) and len(calls) == len(counts)
+    shape = (3, 2, 32, 32)
+    kernel = ((2, 2, 3, 3),)
+    assert counts[steps.Part("convolution 3x3", shape, shape, kernel)] == 2
+    assert counts[steps.Part("ReLU", shape, shape)] == 3
+    assert counts[steps.Part("batch norm", shape, shape, ((2,), (2,)))] == 3
+    first = [part for part in counts if not part.needs_dx]
+    assert first == [steps.Part("convolution 3x3", (3, 3, 32, 32), shape, ((2, 3, 3, 3),), False)]
+    assert {part.kind for part in steps.Training("vgg11", 3).parts([])[1]} == set(steps.ORDER) - {
+        "convolution 1x1", "residual add", "global pool"}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", SMALL)
+@pytest.mark.skipif(not PYTORCH, reason="needs PyTorch")
+def test_each_part_computes_the_same_in_pytorch(model, small):
+    """What is timed by itself is what a step does: dx and the parameters' gradients."""
+    torch, rng = installed("torch"), np.random.default_rng(0)
+    network = SMALL[model]().to(dtype="float64")
+    for part, layer in steps.layers(network, steps._images(3).astype("float64")):
+        x, dy = rng.standard_normal(part.x), rng.standard_normal(part.y)
+        theirs = steps._torch_layer(steps.to_torch(layer).double(), x, dy, part.needs_dx)()
+        for parameter in layer.parameters():
+            parameter.grad = None
+        y, backward = layer(x)
+        dx = backward(dy)
+        ours = [*([dx] if part.needs_dx else []), *(p.grad for p in layer.parameters())]
+        assert y.shape == part.y and len(ours) == len(theirs)
+        for a, b in zip(ours, theirs, strict=True):
+            assert isinstance(b, torch.Tensor)
+            assert a == pytest.approx(b.numpy(), rel=1e-9, abs=1e-9), part
+
+
+@pytest.mark.parametrize("who", STEPPERS)
+def test_a_step_is_a_step(who):
+    """The losses are those of the whole optimizer, and calling it again goes on learning."""
+    step = steps.Training("vgg11", 4).step(who)
+    first, second, third = step(), step(), step()
+    assert first > second > third > 0
+
+
+def test_parts_may_be_called_again_and_leave_no_gradient(small):
+    """Two calls, one behind the other, as the clock makes them."""
+    calls, _ = steps.Training("vgg11", 3).parts(STEPPERS)
+    for _ in range(2):
+        for call in calls.values():
+            call()
+    assert {who for _, who in calls} == set(STEPPERS)
+
+
+def test_step_table_json_and_picture(small, tmp_path, capsys):
+    given = ["--batch", 4, "--rounds", 3, "--threads", 1]
+    assert bench("step", *given, "--out", tmp_path) == 0
+    record = step_record(tmp_path)
+    assert [(c["model"], c["batch"]) for c in record["cases"]] == [("resnet20", 4), ("vgg11", 4)]
+    assert record["what"] == "step" and record["threads"] == 1 and record["stopped"] is None
+    assert record["contestants"] == {w: steps.WHO[w] for w in STEPPERS}
+    for case in record["cases"]:
+        assert case["reference"] == ("torch" if PYTORCH else "plain")
+        assert set(case["losses"]) == set(STEPPERS)
+        kinds = dict.fromkeys(result["kind"] for result in case["results"])
+        assert list(kinds)[-2:] == [report.PARTS, steps.STEP]
+        of = {(r["kind"], r["who"]): r for r in case["results"]}
+        assert set(of) == {(kind, who) for kind in kinds for who in STEPPERS}
+        for (kind, who), result in of.items():
+            parts = [p for p in case["parts"] if p["kind"] == kind]
+            if kind == report.PARTS:
+                parts = [p for p in case["parts"] if p["kind"] != steps.STEP]
+            sums = [sum(p["count"] * p["seconds"][who][i] for p in parts) for i in range(3)]
+            assert result["seconds"] == pytest.approx(sums) and min(sums) > 0
+            assert result["median_seconds"] == statistics.median(result["seconds"])
+            reference = of[kind, case["reference"]]["seconds"]
+            ratios = [a / b for a, b in zip(result["seconds"], reference, strict=True)]
+            assert result["over_reference"] == report.spread(ratios)
+    text = capsys.readouterr().out
+    assert "resnet20, batch 4, float32" in text and "convolution 1x1" in text
+    assert "whole step" in text and record["machine"]["cpu"] in text
+    if have_matplotlib():
+        assert (tmp_path / "bench_step_float32.png").read_bytes().startswith(PNG)
+
+
+def test_losses_that_disagree_are_not_reported(tmp_path, capsys, monkeypatch):
+    """The second network is another one every time it is made."""
+    if len(STEPPERS) == 1:
+        pytest.skip("one contestant cannot disagree")
+    seeds = iter(range(100))
+    networks = {**SMALL, "vgg11": lambda: models.vgg11(width=2, rng=next(seeds))}
+    monkeypatch.setattr(steps, "MODELS", networks)
+    given = ["--batch", 4, "--rounds", 1, "--out", tmp_path]
+    assert bench("step", *given) == 2
+    said = capsys.readouterr()
+    assert "vgg11, batch 4, float32: the losses of the first 3 steps" in said.err
+    assert "what was measured is kept" in said.err and "vgg11" not in said.out
+    assert [case["model"] for case in step_record(tmp_path)["cases"]] == ["resnet20"]
+    assert bench("step", "--model", "vgg11", *given[:-1], tmp_path / "none") == 2
+    assert list((tmp_path / "none").iterdir()) == []
+
+
+def test_a_loss_that_is_no_number_agrees_with_nothing(small, monkeypatch):
+    training = steps.Training("vgg11", 4)
+    assert list(training.losses([])) == ["plain"]
+    monkeypatch.setattr(steps.Training, "step", lambda self, who: lambda: math.nan)
+    with pytest.raises(steps.Disagree, match="are nan, nan, nan for plain"):
+        training.losses(["plain"])
+
+
+def test_a_step_without_torch(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    given = ["--batch", 2, "--rounds", 1, "--model", "resnet20", "--out", tmp_path]
+    assert bench("step", *given) == 0
+    said = capsys.readouterr()
+    assert "lpnorm: left out: torch is not installed\n" in said.err
+    assert "plain, ms" in said.out and "torch, ms" not in said.out
+    record = step_record(tmp_path)
+    assert record["missing"] == ["torch is not installed"]
+    assert record["cases"][0]["reference"] == "plain"
+    assert bench("step", "--only", "torch", *given) == 2
+    assert "nobody left" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_whole_rounds(small, tmp_path, monkeypatch):
+    _, counts = steps.Training("vgg11", 2).parts([])
+    a_round = len(counts) + 1
+    left = iter(range(2 * a_round + 3))
+
+    def sleep(seconds):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    fake = types.SimpleNamespace(sleep=sleep, perf_counter=clock.time.perf_counter)
+    monkeypatch.setattr(clock, "time", fake)
+    given = ["--model", "vgg11", "--batch", 2, "--only", "plain", "--rounds", 5]
+    assert bench("step", *given, "--out", tmp_path) == 130
+    record = step_record(tmp_path)
+    assert record["stopped"] == "interrupted"
+    assert {len(r["seconds"]) for r in record["cases"][0]["results"]} == {2}
+    left = iter(range(a_round - 1))
+    assert bench("step", *given, "--out", tmp_path / "none") == 130
+    assert list((tmp_path / "none").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["step", "--shape", 2, 2], "leave --shape out"),
+        (["step", "--layer", "layer_norm"], "leave --layer out"),
+        (["step", "--norm", "1"], "leave --norm out"),
+        (["step", "--sweep"], "leave --sweep out"),
+        (["step", "--accumulate", "float64"], "leave --accumulate out"),
+        (["step", "--dtype", "float16"], "leave --dtype out"),
+        (["step", "--only", "naive"], "plain, fast, torch for a step, got naive"),
+        (["step", "--batch", 1], "--batch must be at least 2, got 1"),
+        (["step", "--batch", 10**6], "GiB of memory"),
+        (["--batch", 4], "--batch is for `lpnorm bench step`"),
+        (["layers", "--model", "vgg11"], "--model is for `lpnorm bench step`"),
+    ],
+)
+def test_errors_of_a_step_before_any_work(given, words, small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "free_memory", lambda: 2**34)
+    assert bench(*given, "--out", tmp_path / "new") == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_quick_step_takes_fewer_images():
+    given = {"shape": None, "layer": None, "norm": None, "accumulate": None, "sweep": False}
+    given |= {"dtype": "float32", "only": None, "model": ["vgg11"], "batch": None}
+    for quick, batch in ((True, 32), (False, 128)):
+        plan = command._trainings(types.SimpleNamespace(**given, quick=quick))
+        assert plan == [(steps.Training("vgg11", batch), {})]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not memory.possible(), reason="needs Linux's /proc")
+def test_memory_of_steps(tmp_path, capsys):
+    """More images take more; what the plan asks for is enough; the images at least are there."""
+    peaks = []
+    for batch in (8, 64):
+        given = ["--memory", "--model", "vgg11", "--batch", batch]
+        assert bench("step", *given, "--out", tmp_path) == 0
+        cases = step_record(tmp_path, "step_memory")["cases"]
+        assert [case["who"] for case in cases] == STEPPERS
+        peaks.append([case["peak_bytes"] for case in cases])
+    images = 64 * 3 * 32 * 32 * 4
+    room = steps.Training("vgg11", 64).room
+    assert all(a < b and images < b < room for a, b in zip(*peaks, strict=True))
+    assert "peak, MiB" in capsys.readouterr().out

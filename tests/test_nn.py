@@ -240,6 +240,18 @@ def test_a_whole_network(xp, norm):
     assert_gradients(xp, Case(model, normal(4, (4, 1, 8, 8))), seed=5)
 
 
+@pytest.mark.parametrize(
+    ("network", "side"),
+    [
+        (lambda: models.vgg11(width=2, classes=3), 32),
+        (lambda: models.resnet(8, width=2, classes=3), 8),
+    ],
+)
+def test_the_networks_for_cifar(xp, network, side):
+    model = on(xp, randomized(network(), 6))
+    assert_gradients(xp, Case(model, normal(7, (3, 3, side, side))), seed=8)
+
+
 @given(seed=seeds, n=st.integers(1, 4), classes=st.integers(1, 5))
 def test_the_gradient_of_the_loss(xp, seed, n, classes):
     logits, labels = 3 * normal(seed, (n, classes)), np.arange(n) % classes

@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lpnorm.bench import clock, machine, memory, picture, report
+from lpnorm.bench import clock, machine, memory, picture, report, steps
 from lpnorm.bench.contestants import LAYERS, WHO, Entry, Problem, installed, lineup, prepare
 from lpnorm.experiments.report import have_matplotlib
 from lpnorm.experiments.runs import norm_named
@@ -37,7 +37,7 @@ NORMS = ["1", "2", "inf", "range", "top10"]
 SIZES = [2, 8, 32, 128, 512, 2048]  # of N and C: three decades
 SIDES = [4, 8, 16, 32, 64, 128]  # of H and W: three decades of H W
 SWEPT = ("reused", "torch")
-Plan = list[tuple[Problem, dict[str, Any]]]
+Plan = list[tuple[Any, dict[str, Any]]]  # Problems, or for steps Trainings
 
 
 def run(options: argparse.Namespace, command: str) -> int:
@@ -49,7 +49,8 @@ def run(options: argparse.Namespace, command: str) -> int:
         plan = _plan(options, norms)
     except (TypeError, ValueError) as error:
         return _cannot(str(error))
-    who, absent = _present(options.only or (SWEPT if options.sweep else tuple(WHO)))
+    known = WHO if options.subject == "layers" else steps.WHO
+    who, absent = _present(options.only or (SWEPT if options.sweep else tuple(known)))
     if options.sweep and not options.only:
         who = who or ["plain"]
     for line in absent:
@@ -59,14 +60,14 @@ def run(options: argparse.Namespace, command: str) -> int:
     if not have_matplotlib() and not options.memory:
         print('lpnorm: no picture without matplotlib: pip install "lpnorm[plots]"', file=sys.stderr)
     record: dict[str, Any] = {
-        "what": "memory" if options.memory else "sweep" if options.sweep else "table",
+        "what": _what(options),
         "command": command,
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "threads": options.threads or machine.cores(),
         "rounds": options.rounds or (3 if options.quick else clock.ROUNDS),
         "protocol": clock.PROTOCOL,
         "machine": machine.describe(),
-        "contestants": {each: WHO[each] for each in who},
+        "contestants": {each: known[each] for each in who},
         "missing": absent,
         "stopped": None,
         "cases": [],
@@ -96,12 +97,11 @@ def _measure_and_tell(
         print(f"lpnorm: {line}", file=sys.stderr)
     machine.use_threads(record["threads"])
     others = machine.Others()
-    measure = _memory if options.memory else _times
     try:
-        measure(record, plan, norms, who, not options.no_progress)
+        MEASURES[record["what"]](record, plan, norms, who, not options.no_progress)
     except KeyboardInterrupt:
         record["stopped"] = "interrupted"
-    except (memory.Failed, MemoryError) as error:
+    except (memory.Failed, steps.Disagree, MemoryError) as error:
         record["stopped"] = str(error) or "out of memory"
     during = others.cores()
     record["others_used_cores"] = {"before": before, "during": during}
@@ -117,14 +117,19 @@ def _measure_and_tell(
         picture.draw(record, options.out / f"{stem}.png")
         written.append(f"{stem}.png")
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # for an ASCII terminal
-    text = {"table": report.table, "sweep": report.sweep_table, "memory": report.memory_table}
-    print(text[record["what"]](record["cases"]))
+    print(TEXTS[record["what"]](record["cases"]))
     print(f"\n{report.about(record)}\n{' and '.join(written)} in {options.out}")
     for line in record["warnings"]:
         print(line)
     if status:
         print(f"lpnorm: {record['stopped']}; what was measured is kept", file=sys.stderr)
     return status
+
+
+def _what(options: argparse.Namespace) -> str:
+    if options.subject == "step":
+        return "step_memory" if options.memory else "step"
+    return "memory" if options.memory else "sweep" if options.sweep else "table"
 
 
 def _default_norms(options: argparse.Namespace) -> list[str]:
@@ -135,6 +140,34 @@ def _default_norms(options: argparse.Namespace) -> list[str]:
 
 def _plan(options: argparse.Namespace, norms: list[Any]) -> Plan:
     """Which problems, each with what else its record says; raises ValueError, before any work."""
+    plan = _trainings(options) if options.subject == "step" else _problems(options, norms)
+    free = machine.free_memory()
+    for problem, _ in plan:
+        if free is not None and problem.room > free:
+            needs, there = (f"{v / 2**30:.1f} GiB" for v in (problem.room, free))
+            raise ValueError(f"{problem} needs about {needs} of memory, {there} are free")
+    return plan
+
+
+def _trainings(options: argparse.Namespace) -> Plan:
+    for name in ("shape", "layer", "norm", "accumulate", "sweep"):
+        if getattr(options, name):
+            raise ValueError(f"a step is one of whole networks: leave --{name} out")
+    if options.dtype != "float32":
+        raise ValueError("a step is in float32: leave --dtype out")
+    for each in options.only or ():
+        if each not in steps.WHO:
+            raise ValueError(f"--only must be one of {', '.join(steps.WHO)} for a step, got {each}")
+    batch = options.batch or (steps.QUICK_BATCH if options.quick else steps.BATCH)
+    if batch < 2:
+        raise ValueError(f"--batch must be at least 2, got {batch}")
+    return [(steps.Training(model, batch), {}) for model in options.model or steps.MODELS]
+
+
+def _problems(options: argparse.Namespace, norms: list[Any]) -> Plan:
+    for name in ("model", "batch"):
+        if getattr(options, name):
+            raise ValueError(f"--{name} is for `lpnorm bench step`: leave it out")
     for name in ("shape", "layer"):
         if options.sweep and getattr(options, name):
             raise ValueError(f"--sweep varies N, C and H W of batch norm: leave --{name} out")
@@ -145,12 +178,8 @@ def _plan(options: argparse.Namespace, norms: list[Any]) -> Plan:
         for shape, layer, about in (_sweep(options.quick) if options.sweep else _shapes(options))
         for sums in options.accumulate or [None]
     ]
-    free = machine.free_memory()
     for problem, _ in plan:
         problem.check(norms)
-        if free is not None and problem.room > free:
-            needs, there = (f"{v / 2**30:.1f} GiB" for v in (problem.room, free))
-            raise ValueError(f"{problem} needs about {needs} of memory, {there} are free")
     return plan
 
 
@@ -218,8 +247,7 @@ def _memory(
     progress: bool,
 ) -> None:
     """The peak of every contestant with L2, into record["cases"]."""
-    if not memory.possible():
-        raise memory.Failed("--memory reads /proc, which this system does not have")
+    _check_memory_can_be_read()
     chosen = [each for each in who if each != "reused"]  # the outputs are in it either way
     total = len(chosen) * len(plan)
     with tqdm(total=total, unit=" processes", disable=not progress) as bar:
@@ -227,6 +255,70 @@ def _memory(
             entries = [Entry(each, "L2") for each in chosen]
             for row in memory.of_each(problem, entries, record["threads"], bar.update):
                 record["cases"].append({"problem": str(problem), **row})
+
+
+def _check_memory_can_be_read() -> None:
+    if not memory.possible():
+        raise memory.Failed("--memory reads /proc, which this system does not have")
+
+
+def _steps(
+    record: dict[str, Any],
+    plan: Plan,
+    norms: list[Any],
+    who: list[str],
+    progress: bool,
+) -> None:
+    """Time a step, and its layers, of every contestant, into record["cases"]; they must agree."""
+    with tqdm(unit=" calls", disable=not progress) as bar:
+        for training, about in plan:
+            bar.set_description(f"{training}: do all compute the same?")
+            losses = training.losses(who)
+            bar.set_description(str(training))
+            calls, counts = training.parts(who)
+            whole = steps.Part(steps.STEP)
+            calls |= {(whole, each): training.step(each) for each in who}
+            counts[whole] = 1
+            bar.reset(record["rounds"] * len(calls))
+            times: dict[Any, list[float]] = {}
+            try:
+                clock.take_turns(calls, record["rounds"], times, bar.update)
+                del calls
+            finally:
+                if len(times) == len(who) * len(counts):
+                    case = report.step_case(training, counts, times, losses)
+                    record["cases"].append({**case, **about})
+
+
+def _steps_memory(
+    record: dict[str, Any],
+    plan: Plan,
+    norms: list[Any],
+    who: list[str],
+    progress: bool,
+) -> None:
+    """The peak of every contestant over a few steps, into record["cases"]."""
+    _check_memory_can_be_read()
+    with tqdm(total=len(who) * len(plan), unit=" processes", disable=not progress) as bar:
+        for training, _ in plan:
+            for row in memory.of_steps(training, who, record["threads"], bar.update):
+                record["cases"].append({"problem": str(training), **row})
+
+
+MEASURES = {
+    "table": _times,
+    "sweep": _times,
+    "memory": _memory,
+    "step": _steps,
+    "step_memory": _steps_memory,
+}
+TEXTS = {
+    "table": report.table,
+    "sweep": report.sweep_table,
+    "memory": report.memory_table,
+    "step": report.step_table,
+    "step_memory": report.step_memory_table,
+}
 
 
 def _compiled_loops(clear: bool) -> int:

@@ -1,7 +1,9 @@
-"""How much memory forward and backward take at their peak, beyond x, dy and the results.
+"""How much memory forward and backward, or training steps, take at their peak.
 
-Each contestant runs in a process of its own (`python -m lpnorm.bench.memory`), which is warmed up
-with a small problem first, so that code, compilers and thread pools are there already.
+For a layer that is beyond x, dy and the results; for a step, all that is not there once everything
+is imported: the network and the images too. Each contestant runs in a process of its own
+(`python -m lpnorm.bench.memory`), which is warmed up with a small problem first, so that code,
+compilers and thread pools are there already.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 
 from lpnorm.bench import machine
 from lpnorm.bench.contestants import Entry, Problem, prepare
+from lpnorm.bench.steps import CHECKED, Training
 
 PROC = Path("/proc/self")
 
@@ -58,13 +61,8 @@ def of_each(
 ) -> Iterable[dict[str, Any]]:
     """Peak and results of each contestant with p = 2; raises Failed if its process fails."""
     for entry in entries:
-        request = json.dumps([asdict(problem), list(entry), threads])
-        line = [sys.executable, "-m", "lpnorm.bench.memory", request]
-        done = subprocess.run(line, capture_output=True, text=True)
-        if done.returncode:
-            last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-            raise Failed(f"{problem}, {entry.who}: {last}")
-        taken, results = json.loads(done.stdout)
+        request = ["layer", asdict(problem), list(entry), threads]
+        taken, results = _ask(f"{problem}, {entry.who}", request)
         size = problem.elements * int(problem.dtype.removeprefix("float")) // 8
         yield {
             "who": entry.who,
@@ -77,15 +75,53 @@ def of_each(
         tick()
 
 
+def of_steps(
+    training: Training, who: Iterable[str], threads: int, tick: Callable[[], Any]
+) -> Iterable[dict[str, Any]]:
+    """Peak of a few steps of each contestant; raises Failed if its process fails."""
+    for each in who:
+        request = ["step", asdict(training), each, threads]
+        taken, _ = _ask(f"{training}, {each}", request)
+        yield {"who": each, "peak_bytes": taken}
+        tick()
+
+
+def _ask(problem: str, request: list[Any]) -> tuple[int, int]:
+    """What `peak` gives in a process of its own."""
+    line = [sys.executable, "-m", "lpnorm.bench.memory", json.dumps(request)]
+    done = subprocess.run(line, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise Failed(f"{problem}: {last}")
+    taken, results = json.loads(done.stdout)
+    return taken, results
+
+
 def _child(request: str) -> None:
-    given, (who, norm), threads = json.loads(request)
+    what, given, who, threads = json.loads(request)
     machine.use_threads(threads)
+    call = _layer(given, who) if what == "layer" else _steps(given, who)
+    print(json.dumps(peak(call)))
+
+
+def _layer(given: dict[str, Any], entry: tuple[str, str]) -> Callable[[], Any]:
     problem = Problem(**given | {"shape": tuple(given["shape"])})
+    who, norm = entry
     entry, p = Entry(who, norm), {"L1": 1, "L2": 2}[norm]
     small = Problem((16, 64, *[8] * (len(problem.shape) - 2)), problem.layer, problem.dtype)
     prepare(small, [p], [entry])[entry]()
-    call = prepare(problem, [p], [entry])[entry]
-    print(json.dumps(peak(call)))
+    return prepare(problem, [p], [entry])[entry]
+
+
+def _steps(given: dict[str, Any], who: str) -> Callable[[], Any]:
+    def some(training: Training) -> list[Any]:
+        step = training.step(who)
+        for _ in range(CHECKED):
+            step()
+        return []
+
+    some(Training(given["model"], 2))
+    return lambda: some(Training(**given))
 
 
 if __name__ == "__main__":

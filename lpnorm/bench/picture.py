@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lpnorm.bench.contestants import TORCH_L1
-from lpnorm.bench.report import COLUMNS, PLAIN_OR_TORCH, about, find, norms_of
+from lpnorm.bench.report import COLUMNS, PARTS, PLAIN_OR_TORCH, about, find, norms_of
 from lpnorm.files import atomic
 
 COLOURS = {  # Okabe and Ito's, told apart by the colour-blind too
@@ -33,8 +33,9 @@ WORDS = {
 
 
 def draw(record: dict[str, Any], path: Path) -> None:
-    """The picture of a record (also of one read back from its JSON file): table or sweep."""
-    _save(_draw_table if record["what"] == "table" else _draw_sweep, record, path)
+    """The picture of a record (also of one read back from its JSON file): table, sweep or step."""
+    paint = {"table": _draw_table, "sweep": _draw_sweep, "step": _draw_step}
+    _save(paint[record["what"]], record, path)
 
 
 def _save(paint: Callable[[Any, dict[str, Any]], None], record: Any, path: Path) -> None:
@@ -154,6 +155,34 @@ def _draw_sweep(figure: Any, record: dict[str, Any]) -> None:
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper")
     figure.suptitle("Forward + backward of batch norm: time over size", fontsize=11)
+
+
+def _draw_step(figure: Any, record: dict[str, Any]) -> None:
+    """A panel a network, a row a kind of layer: bars to the medians, lines lowest to highest."""
+    cases, who = record["cases"], list(record["contestants"])
+    figure.set_size_inches(2.2 + 4.2 * len(cases), 1.6 + 1.1 * len(who) + 2.4)
+    panels = np.ravel(figure.subplots(1, len(cases), squeeze=False))
+    names = {"torch": "PyTorch", "fast": "lpnorm.fast", "plain": "plain"}
+    thick = 0.8 / len(who)
+    for axes, case in zip(panels, cases, strict=True):
+        results = [result for result in case["results"] if result["kind"] != PARTS]
+        kinds = list(dict.fromkeys(result["kind"] for result in results))
+        for i, each in enumerate(who):
+            own = [1e3 * np.array(r["seconds"]) for r in results if r["who"] == each]
+            middle = [float(np.median(v)) for v in own]
+            ends = [[m - v.min() for m, v in zip(middle, own, strict=True)],
+                    [v.max() - m for m, v in zip(middle, own, strict=True)]]  # fmt: skip
+            where = [row + thick * (i - (len(who) - 1) / 2) for row in range(len(kinds))]
+            bars = {"height": thick, "color": COLOURS[each], "label": names[each]}
+            axes.barh(where, middle, xerr=ends, error_kw={"lw": 0.8, "ecolor": "#777777"}, **bars)
+        axes.set_yticks(range(len(kinds)), kinds)
+        axes.set(title=case["problem"], xlabel="ms in a step", ylim=(len(kinds) - 0.5, -0.5))
+        axes.set_xlim(left=0)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="x")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper")
+    figure.suptitle("A training step: forward and backward by kind of layer", fontsize=11)
 
 
 def _plain_ticks(axis: Any) -> None:

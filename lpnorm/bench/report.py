@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lpnorm.bench.contestants import COPY, TORCH, TORCH_L1, Entry, Problem
+from lpnorm.bench.steps import ORDER, STEP, Part, Training
 
 COLUMNS = {"reused": "fast, reused", "fast": "fast, fresh", "plain": "plain", "naive": "naive"}
 
@@ -50,6 +51,57 @@ def case(problem: Problem, times: Mapping[Entry, Sequence[float]], **about: Any)
         "reference": reference,
         **about,
         "results": results,
+    }
+
+
+PARTS = "sum of its parts"
+
+
+def step_case(
+    training: Training,
+    counts: Mapping[Part, int],
+    times: Mapping[tuple[Part, str], Sequence[float]],
+    losses: Mapping[str, Sequence[float]],
+) -> dict[str, Any]:
+    """What was measured of a training step: for each contestant the whole step, every kind of layer
+    (seconds of a layer times how often it occurs, added up in each round) and the sum of these.
+
+    `over_reference` is over PyTorch, or over the plain code where PyTorch was not timed.
+    """
+    rounds = min(map(len, times.values()))  # an interrupted round does not count
+    who = list(dict.fromkeys(each for _, each in times))
+    reference = next((each for each in ("torch", "plain") if each in who), who[0])
+    seconds: dict[tuple[str, str], list[float]] = {}
+    for (part, each), measured in times.items():
+        kinds = (part.kind,) if part.kind == STEP else (part.kind, PARTS)
+        for kind in kinds:
+            sums = seconds.setdefault((kind, each), [0.0] * rounds)
+            for i in range(rounds):
+                sums[i] += counts[part] * measured[i]
+    results = [
+        {
+            "kind": kind,
+            "layers": sum(n for part, n in counts.items() if part.kind == kind),
+            "who": each,
+            "median_seconds": statistics.median(seconds[kind, each]),
+            "over_reference": _ratio(seconds[kind, each], seconds[kind, reference]),
+            "seconds": seconds[kind, each],
+        }
+        for kind in (*ORDER, PARTS, STEP)
+        for each in who
+        if (kind, each) in seconds
+    ]
+    return {
+        "problem": str(training),
+        "model": training.model,
+        "batch": training.batch,
+        "reference": reference,
+        "losses": {each: list(found) for each, found in losses.items()},
+        "results": results,
+        "parts": [
+            {**part._asdict(), "count": n, "seconds": {w: list(times[part, w]) for w in who}}
+            for part, n in counts.items()
+        ],
     }
 
 
@@ -177,6 +229,39 @@ def _per_element(result: dict[str, Any] | None) -> str:
     return number(result["ns_per_element"]) + (f" ({number(copies['median'])})" if copies else "")
 
 
+def step_table(cases: Sequence[dict[str, Any]]) -> str:
+    """One table a network: milliseconds in a step, and ratios "median (lowest-highest)"."""
+    return "\n\n".join(map(_of_step, cases))
+
+
+def _of_step(case: dict[str, Any]) -> str:
+    from tabulate import tabulate
+
+    found = {(r["kind"], r["who"]): r for r in case["results"]}
+    reference = case["reference"]
+    others = [w for w in dict.fromkeys(w for _, w in found) if w != reference]
+    rows = []
+    for kind in dict.fromkeys(kind for kind, _ in found):
+        first = found[kind, reference]
+        row = [kind, str(first["layers"] or ""), number(1e3 * first["median_seconds"])]
+        for who in others:
+            result = found[kind, who]
+            row += [number(1e3 * result["median_seconds"]), _cell(result["over_reference"])]
+        rows.append(row)
+    pairs = [(f"{who}, ms", f"over {reference}") for who in others]
+    heads = ["", "layers", f"{reference}, ms", *(head for pair in pairs for head in pair)]
+    title = f"{case['problem']}: forward and backward in a training step"
+    return f"{title}\n{tabulate(rows, heads, disable_numparse=True)}"
+
+
+def step_memory_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Peaks of all networks and contestants."""
+    from tabulate import tabulate
+
+    cells = [[r["problem"], r["who"], f"{r['peak_bytes'] / 2**20:.1f}"] for r in rows]
+    return tabulate(cells, ["training steps", "", "peak, MiB"], disable_numparse=True)
+
+
 def memory_table(rows: Sequence[dict[str, Any]]) -> str:
     """One small table a problem."""
     from tabulate import tabulate
@@ -202,7 +287,7 @@ def about(record: dict[str, Any]) -> str:
     """The machine in two lines, for the end of a table and the foot of a picture."""
     on, load = record["machine"], record["machine"]["load_average"]
     versions = ", ".join(f"{k} {v}" for k, v in on["versions"].items() if v)
-    rounds = "" if record["what"] == "memory" else f"medians of {record['rounds']}; "
+    rounds = "" if "memory" in record["what"] else f"medians of {record['rounds']}; "
     others = record["others_used_cores"]["during"]
     return (
         f"{on['cpu']}, {record['threads']} of {on['cores']} cores; load "
