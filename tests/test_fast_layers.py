@@ -170,6 +170,21 @@ def test_the_bits_of_a_convolution_do_not_depend_on_threads_or_layout(dtype, str
 
 
 @every_dtype
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_bits_of_a_strided_convolution_do_not_depend_on_alignment(dtype, n):
+    """One sample, so that turning (N, O) around need not copy."""
+    x, w = normal(1, (n, 2, 7, 15), dtype), normal(2, (5, 2, 1, 1), dtype)
+    results = []
+    for layout in ("c", "unaligned"):
+        for impl in (plain, lpnorm.fast):
+            _, backward = impl.conv2d(x, w, None, Windows("test", 1, 2, 0))
+            results.append(backward(relaid(normal(3, (n, 5, 4, 8), dtype) / 3, layout))[:2])
+    for found in results[1:]:
+        for got, want in zip(found, results[0], strict=True):
+            assert_same_bits(got, want, (dtype, n))
+
+
+@every_dtype
 @given(data=st.data())
 def test_max_pool2d(dtype, data):
     windows, size = data.draw(geometries(pool=True))
