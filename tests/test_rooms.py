@@ -81,7 +81,10 @@ def test_a_room_imports_only_rooms_above_it(path):
 
 
 def test_layers_do_not_know_who_computes_and_who_computes_no_layers():
-    nn, fast = ({r for p in sources() if room(p) == own for r in imported_rooms(p)} for own in ("nn", "fast"))
+    nn, fast = (
+        {other for path in sources() if room(path) == own for other in imported_rooms(path)}
+        for own in ("nn", "fast")
+    )
     assert "fast" not in nn and "nn" not in fast and {"plain"} <= nn & fast
 
 
