@@ -1,5 +1,6 @@
 """Bad calls: each gives one clear error that names the argument, before any work."""
 
+import functools
 import importlib.util
 import math
 import re
@@ -10,7 +11,7 @@ import pytest
 
 import lpnorm
 import lpnorm.verify.vectors
-from lpnorm import TopK, data, decay, models, nn, training, verify
+from lpnorm import TopK, data, decay, models, nn, plain, training, verify
 from lpnorm.decay import (
     SGD,
     CosineSchedule,
@@ -487,6 +488,12 @@ BAD_CALLS += [
     (digits_run(after_step=1), TypeError, "after_step", "1"),
     (digits_run(checkpoint=3), TypeError, "checkpoint", "3"),
     (digits_run(if_diverged="stop"), ValueError, "if_diverged", "stop"),
+    (lambda: nn.ReLU().to(impl=np), TypeError, "impl must be", "relu", "numpy"),
+    (lambda: nn.softmax_cross_entropy(X, LABELS, impl=np), TypeError, "impl must be", "numpy"),
+    (lambda: plain.Windows("it", 0, 1, 0), ValueError, "kernel", "0"),
+    (lambda: plain.Windows("it", (1, 2, 3), 1, 0), ValueError, "kernel", "(1, 2, 3)"),
+    (lambda: plain.Windows("it", 1, 1.5, 0), TypeError, "stride", "1.5"),
+    (lambda: plain.Windows("it", 1, 1, -1), ValueError, "padding", "-1"),
     (lambda: training.LossScale(0), ValueError, "scale", "0"),
     (lambda: training.LossScale(growth=0), ValueError, "growth", "0"),
     (lambda: training.clip_gradient_norm([], "1"), TypeError, "largest", "'1'"),
@@ -519,6 +526,31 @@ BAD_CALLS += [
 ]  # fmt: skip
 
 
+LAYERS = [v for v in vars(nn).values() if isinstance(v, type) and issubclass(v, nn.Layer)]
+NEEDS = {  # arguments of layers that compute
+    nn.AvgPool2d: (2,),
+    nn.BatchNorm: (3,),
+    nn.BoundedWeightNorm: (nn.Linear(3, 2),),
+    nn.Conv2d: (3, 2),
+    nn.GlobalAvgPool2d: (),
+    nn.LayerNorm: (3,),
+    nn.Linear: (3, 2),
+    nn.MaxPool2d: (2,),
+    nn.MeanOnlyBatchNorm: (3,),
+    nn.ReLU: (),
+    nn.Residual: (nn.ReLU(),),
+    nn.WeightNorm: (nn.Linear(3, 2),),
+}
+for cls, needs in NEEDS.items():
+    for wrong, word in ((3, "3"), ("lpnorm.fast", "lpnorm.fast"), (np, "numpy")):
+        make = functools.partial(cls, *needs, impl=wrong)
+        BAD_CALLS.append((make, TypeError, "impl must be", cls.functions[0], word))
+
+
+def test_every_layer_that_computes_takes_an_impl():
+    assert {layer for layer in LAYERS if layer.functions} == set(NEEDS)
+
+
 HANDED_IN = {name: value for name, value in globals().items() if isinstance(value, np.ndarray)}
 BEFORE = {name: value.copy() for name, value in HANDED_IN.items()}
 
@@ -544,6 +576,7 @@ def test_every_public_name_is_called_badly():
     text = Path(__file__).read_text()
     harmless = {"decay", "nn", "Layer", "ReLU", "Check", "Report", "Dataset", "History", "Diverged"}
     harmless |= {"progress_bar", "Range", "Flatten", "implementation"}
+    harmless |= {name for layer in LAYERS for name in layer.functions if "norm" not in name}
     missing = {n for n in public - harmless if not re.search(rf"\b{n}(\(|, \w+\))", text)}
     assert not missing, missing
 

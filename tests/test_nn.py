@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import math
 from dataclasses import dataclass, field
@@ -169,10 +170,54 @@ KINDS = {
 
 @st.composite
 def cases(draw, kind, **limits):
-    return KINDS[kind](draw, draw(seeds), **limits)
+    return {**KINDS, **COMBINED}[kind](draw, draw(seeds), **limits)
 
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def mean_only(draw, seed):
+    channels, others = draw(st.integers(1, 3)), pair(draw, 2, 4)
+    axis = draw(st.sampled_from([0, 1, 2, -1]))
+    shape = list(others)
+    shape.insert(axis % 3, channels)
+    layer = nn.MeanOnlyBatchNorm(channels, axis=axis)
+    return Case(randomized(layer, seed), normal(seed, tuple(shape)), draw(st.booleans()))
+
+
+def weight_norm(draw, seed, wrap=nn.WeightNorm):
+    """Of a convolution whose channels' weights keep away from the kinks of their norm."""
+    inputs, outputs = pair(draw, 1, 3)
+    options, size = draw_windows(draw, pool=False)
+    layer = nn.Conv2d(inputs, outputs, dtype="float64", **options)
+    shape = layer.weight.data.shape
+    values = with_gaps(seed, math.prod(shape[1:]), outputs)
+    layer.weight.data = (values + 1 / 3).reshape(shape)
+    layer = wrap(layer, p=draw(st.sampled_from([1, 1.5, 2, 3, math.inf])))
+    return Case(layer, normal(seed, (draw(st.integers(1, 3)), inputs, *size)))
+
+
+def bounded_weight_norm(draw, seed):
+    return weight_norm(draw, seed, nn.BoundedWeightNorm)
+
+
+def block(draw, seed):
+    """What a network is made of, with images of more than a vector's values."""
+    p, stride = draw(st.sampled_from([1, 2, math.inf])), draw(st.sampled_from([1, 2]))
+    conv = nn.Conv2d(3, 4, 3, stride=stride, padding=1, bias=False)
+    body = nn.Sequential(conv, nn.BatchNorm(4, p=p), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1))
+    residual = nn.Residual(body, nn.Conv2d(3, 4, 1, stride=stride))
+    pool = draw(st.sampled_from([nn.MaxPool2d(2), nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(2)]))
+    head = [nn.MeanOnlyBatchNorm(4), nn.ReLU(), pool, nn.GlobalAvgPool2d(), nn.Linear(4, 3)]
+    return Case(randomized(nn.Sequential(residual, *head), seed), normal(seed, (3, 3, 7, 6)))
+
+
+COMBINED = {
+    "MeanOnlyBatchNorm": mean_only,
+    "WeightNorm": weight_norm,
+    "BoundedWeightNorm": bounded_weight_norm,
+    "a block": block,
+}
 
 
 # --- gradients ------------------------------------------------------------------------------------
@@ -220,6 +265,24 @@ def assert_gradients(xp, case, seed):
 def test_gradients_are_those_of_finite_differences(xp, kind, data, seed):
     case = data.draw(cases(kind))
     on(xp, case.layer)
+    assert_gradients(xp, case, seed)
+
+
+@pytest.mark.parametrize("kind", COMBINED)
+@given(data=st.data(), seed=seeds)
+def test_gradients_of_layers_around_and_among_layers(xp, kind, data, seed):
+    case = data.draw(cases(kind))
+    on(xp, case.layer)
+    assert_gradients(xp, case, seed)
+
+
+@pytest.mark.parametrize("xp", ["numpy"], indirect=True)
+@pytest.mark.parametrize("kind", [*KINDS, *COMBINED])
+@given(data=st.data(), seed=seeds)
+def test_gradients_of_compiled_layers(xp, kind, data, seed):
+    pytest.importorskip("numba")
+    case = data.draw(cases(kind))
+    case.layer.to(impl=importlib.import_module("lpnorm.fast"))
     assert_gradients(xp, case, seed)
 
 
@@ -781,20 +844,23 @@ def test_no_layer_takes_another_dtype(make, wrong):
 
 
 SIGNATURES = {
-    "Linear": "inputs, outputs, bias=True, init='he', rng=0, dtype='float32'",
+    "Linear": "inputs, outputs, bias=True, init='he', rng=0, dtype='float32', impl=None",
     "Conv2d": "inputs, outputs, kernel=3, stride=1, padding=0, bias=True, init='he', rng=0, "
-    "dtype='float32'",
+    "dtype='float32', impl=None",
     "BatchNorm": "channels, p=2, axis=1, eps=1e-05, momentum=0.1, constant='paper', "
     "accumulate=None, affine=True, impl=None, dtype='float32'",
     "LayerNorm": "shape, p=2, axis=None, eps=1e-05, constant='paper', accumulate=None, "
     "affine=True, impl=None, dtype='float32'",
-    "MeanOnlyBatchNorm": "channels, axis=1, momentum=0.1, dtype='float32'",
-    "WeightNorm": "layer, p=2, axis=0, weights=('weight',)",
-    "BoundedWeightNorm": "layer, p=2, axis=0, weights=('weight',)",
-    "MaxPool2d": "kernel, stride=None, padding=0",
-    "AvgPool2d": "kernel, stride=None, padding=0",
+    "MeanOnlyBatchNorm": "channels, axis=1, momentum=0.1, dtype='float32', impl=None",
+    "WeightNorm": "layer, p=2, axis=0, weights=('weight',), impl=None",
+    "BoundedWeightNorm": "layer, p=2, axis=0, weights=('weight',), impl=None",
+    "MaxPool2d": "kernel, stride=None, padding=0, impl=None",
+    "AvgPool2d": "kernel, stride=None, padding=0, impl=None",
+    "GlobalAvgPool2d": "impl=None",
+    "ReLU": "impl=None",
+    "Residual": "body, shortcut=None, impl=None",
     "initialize": "model, rng=0, init='he'",
-    "softmax_cross_entropy": "logits, labels, scale=1.0",
+    "softmax_cross_entropy": "logits, labels, scale=1.0, impl=None",
 }
 
 
@@ -823,7 +889,8 @@ def test_only_asking_for_parameters_gives_names():
     names = [p.name for p in model.parameters()]
     model[0].load_state(model[0].state())
     model[1].to(dtype="float32")
-    assert [p.name for p in [*vars(model[0]).values(), model[1].gamma, model[1].beta]] == names
+    held = [*model[0].children().values(), *model[1].children().values()]
+    assert [p.name for p in held] == names
     assert list(model[0].state()) == ["weight", "bias"] and list(model.state())[:4] == names
 
 

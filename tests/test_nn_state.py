@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import pickle
 import sys
 import types
 import zipfile
@@ -13,7 +15,7 @@ from draws import normal, seeds
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpnorm import files, nn
+from lpnorm import files, nn, plain
 from lpnorm.arrays import to_device
 
 
@@ -390,3 +392,99 @@ def test_a_loaded_model_computes_the_same(saved, seed):
     x = normal(seed, (2, 3), "float32")
     for train in (True, False):
         assert (model(x, train)[0] == other(x, train)[0]).all()
+
+
+# --- who computes ---------------------------------------------------------------------------------
+
+
+def fast():
+    pytest.importorskip("numba")
+    return importlib.import_module("lpnorm.fast")
+
+
+def every_layer():
+    """A model with every layer that computes."""
+    body = nn.Sequential(
+        nn.WeightNorm(nn.Conv2d(2, 3, 3, padding=1)), nn.MeanOnlyBatchNorm(3), nn.ReLU()
+    )
+    block = nn.Residual(body, nn.BoundedWeightNorm(nn.Conv2d(2, 3, 1)))
+    pools = [nn.MaxPool2d(2), nn.AvgPool2d(2), nn.GlobalAvgPool2d(), nn.Flatten()]
+    return nn.Sequential(block, nn.BatchNorm(3), *pools, nn.LayerNorm(3), nn.Linear(3, 2))
+
+
+def who(model):
+    return [layer.impl for _, layer in model.layers() if layer.functions]
+
+
+def test_the_model_above_has_every_layer():
+    classes = {v for v in vars(nn).values() if isinstance(v, type) and issubclass(v, nn.Layer)}
+    there = {type(layer) for _, layer in every_layer().layers()}
+    assert {c for c in classes if c.functions} <= there
+
+
+def test_to_changes_who_computes_in_every_layer():
+    model, x = every_layer(), normal(0, (4, 2, 8, 8), "float32")
+    assert set(who(model)) == {plain}
+    want = model(x)[0].tobytes()
+    model.load_state(every_layer().state())
+    assert model.to(impl=fast()) is model and set(who(model)) == {fast()}
+    assert model(x)[0].tobytes() == want
+    model.to(dtype="float32")  # None changes nothing
+    assert set(who(model)) == {fast()}
+    assert set(who(model.to(impl=plain))) == {plain}
+
+
+@pytest.mark.parametrize("lacks", plain.__all__)
+def test_an_impl_that_lacks_a_function_is_refused_before_anything_is_changed(lacks):
+    names = [name for name in plain.__all__ if name != lacks]
+    impl = types.SimpleNamespace(**{name: getattr(plain, name) for name in names})
+    model = every_layer().to(dtype="float64")
+    needed = {name for _, layer in model.layers() for name in layer.functions}
+    if lacks not in needed:
+        assert set(map(id, who(model.to(impl=impl)))) == {id(impl)}
+        return
+    with pytest.raises(TypeError, match=rf"^impl must be .*\b{lacks}, got "):
+        model.to(dtype="float32", impl=impl)
+    assert set(who(model)) == {plain}
+    assert {array.dtype.name for array in model.state().values()} == {"float64"}
+
+
+@pytest.mark.parametrize("wrong", [3, "lpnorm.plain", np, object()], ids=lambda v: type(v).__name__)
+def test_an_impl_must_have_the_functions(wrong):
+    model = every_layer()
+    with pytest.raises(TypeError, match="^impl must be "):
+        model.to(impl=wrong)
+    with pytest.raises(TypeError, match="^impl must be "):
+        nn.softmax_cross_entropy(np.zeros((1, 2)), np.zeros(1, int), impl=wrong)
+    assert set(who(model)) == {plain}
+
+
+@pytest.mark.parametrize("wrong", [{"dtype": "int8"}, {"device": "tpu"}])
+def test_who_computes_stays_if_anything_else_is_refused(wrong):
+    model = every_layer()
+    with pytest.raises((TypeError, ValueError)):
+        model.to(impl=fast(), **wrong)
+    assert set(who(model)) == {plain}
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, copy.copy, lambda model: pickle.loads(pickle.dumps(model))]
+)
+def test_copies_keep_who_computes(copied):
+    for impl in (plain, fast()):
+        model = every_layer().to(impl=impl)
+        again = copied(model)
+        assert set(who(again)) == set(who(model)) == {impl}
+        x = normal(0, (4, 2, 8, 8), "float32")
+        (y, backward), (z, other) = (m.to(impl=impl)(x, train=False) for m in (model, again))
+        assert y.tobytes() == z.tobytes() and backward(y).tobytes() == other(z).tobytes()
+
+
+def test_the_loss_by_another():
+    logits, labels = normal(0, (4, 3)), np.arange(4) % 3
+    loss, dlogits = nn.softmax_cross_entropy(logits, labels, 2.0)
+    for impl in (plain, fast()):
+        found = nn.softmax_cross_entropy(logits, labels, 2.0, impl=impl)
+        assert found[0] == loss and found[1].tobytes() == dlogits.tobytes()
+    given = types.SimpleNamespace(softmax_cross_entropy=lambda *arguments: arguments)
+    assert nn.softmax_cross_entropy(logits, labels, impl=given) == (logits, labels, 1.0)

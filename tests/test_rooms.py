@@ -80,6 +80,14 @@ def test_a_room_imports_only_rooms_above_it(path):
         assert ROOMS.index(other) <= own, f"{path.name} imports {other}, a room below its own"
 
 
+def test_layers_do_not_know_who_computes_and_who_computes_no_layers():
+    nn, fast = (
+        {other for path in sources() if room(path) == own for other in imported_rooms(path)}
+        for own in ("nn", "fast")
+    )
+    assert "fast" not in nn and "nn" not in fast and {"plain"} <= nn & fast
+
+
 def test_the_oracle_imports_no_room():
     assert list(imported_rooms(PACKAGE / "verify" / "oracle.py")) == []
 

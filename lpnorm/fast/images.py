@@ -420,7 +420,7 @@ def max_pool_backward(
     (kh, kw), (down, right), (above, left), (rows, across) = windows
     _, _, height, width = dx[1]
     dys, dxs, taps = flat(dy, like[0]), flat(dx, like[2]), flat(winner, like[1])
-    four = twos(windows)
+    zero, four = dxs.dtype.type(0), twos(windows)
     if not four or height != 2 * rows or width != 2 * across:
         fill(dxs, first * height * width, 1, (last - first) * height * width, 0)
     for p in range(first, last):
@@ -442,7 +442,8 @@ def max_pool_backward(
                         row, tap = row + 1, tap - kw
                     column += tap
                     if 0 <= row < height and 0 <= column < width:
-                        dxs[(p * height + row) * width + column] = widen(dys[own + j])
+                        at = (p * height + row) * width + column
+                        dxs[at] = zero + widen(dys[own + j])  # -0 becomes 0, as if it were added
         else:
             for a in range(kh):
                 i0, i1 = seen(height, a, down, above, rows)
@@ -461,7 +462,7 @@ def to_four(dy: Any, taps: Any, upper: Any, lower: Any) -> None:
     """`of_four` backwards."""
     zero = upper.dtype.type(0)
     for j in range(dy.size):
-        value, tap = upper.dtype.type(widen(dy[j])), taps[j]
+        value, tap = zero + upper.dtype.type(widen(dy[j])), taps[j]  # -0 becomes 0
         upper[2 * j] = value if tap == 0 else zero
         upper[2 * j + 1] = value if tap == 1 else zero
         lower[2 * j] = value if tap == 2 else zero

@@ -177,7 +177,7 @@ def relu(x: Array) -> tuple[Array, Backward]:
     def over(function: Any, a: Array) -> Array:
         a = stored(a)
         b = memory.empty(a.shape, a.dtype)
-        places = place(a), place(b), place(bits)
+        places = place(a.reshape(-1)), place(b.reshape(-1)), place(bits)  # one version, any shape
 
         def part(first: int, last: int) -> None:
             first, last = images.VECTOR * first, min(images.VECTOR * last, a.size)

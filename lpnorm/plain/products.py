@@ -177,7 +177,8 @@ def scattered(
     for part in range(first, last):
         dw = sums[part]
         for i, (at, to) in enumerate(plan.chunks(part)):
-            rows = xp.ascontiguousarray(dy[at:to].swapaxes(0, 1), dw.dtype)
+            rows = xp.empty((dy.shape[1], to - at, *dy.shape[2:]), dw.dtype)
+            rows[...] = dy[at:to].swapaxes(0, 1)  # aligned too: NumPy's product feels it
             rows = rows.reshape(dy.shape[1], -1)
             share = gather(x[at:to], plan.seen, dw.dtype) @ rows.T
             dw[...] = dw + share if i else share
