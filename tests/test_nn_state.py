@@ -452,9 +452,9 @@ def test_an_impl_that_lacks_a_function_is_refused_before_anything_is_changed(lac
 @pytest.mark.parametrize("wrong", [3, "lpnorm.plain", np, object()], ids=lambda v: type(v).__name__)
 def test_an_impl_must_have_the_functions(wrong):
     model = every_layer()
-    with pytest.raises(TypeError, match="^impl must be "):
+    with pytest.raises(TypeError, match=r"^impl must be "):
         model.to(impl=wrong)
-    with pytest.raises(TypeError, match="^impl must be "):
+    with pytest.raises(TypeError, match=r"^impl must be "):
         nn.softmax_cross_entropy(np.zeros((1, 2)), np.zeros(1, int), impl=wrong)
     assert set(who(model)) == {plain}
 

@@ -74,7 +74,9 @@ def places(size, kernel, stride, padding):
 
 def pairs(geometry):
     kernel, stride, padding, size = geometry
-    rows, columns = (list(places(*axis)) for axis in zip(size, kernel, stride, padding, strict=True))
+    rows, columns = (
+        list(places(*axis)) for axis in zip(size, kernel, stride, padding, strict=True)
+    )
     return [(r, c) for r in rows for c in columns]
 
 
@@ -150,7 +152,9 @@ def test_float16_is_computed_in_float32_and_rounded_once(impl, geometry, n, seed
     dy = normal(seed + 2, (n, 2, *out_of(geometry)), "float16")
     results = []
     for dtype in ("float16", "float32"):
-        y, backward = impl.conv2d(*(v.astype(dtype) for v in (x, w)), None, Windows("", *geometry[:3]))
+        y, backward = impl.conv2d(
+            *(v.astype(dtype) for v in (x, w)), None, Windows("", *geometry[:3])
+        )
         flat, flat_backward = impl.linear(
             x.reshape(n, -1).astype(dtype), x.reshape(n, -1).astype(dtype), None
         )

@@ -37,11 +37,11 @@ def conv2d(
     version = f"{x.dtype.name} by {type(product[1]).__name__}"
 
     def forward(*parts: int) -> None:
-        arrays = xs, plan.matrix, stored(y)
+        arrays, masks = (xs, plan.matrix, stored(y)), _masks(plan, x)
         room = _room(plan, wide, x.shape[2])
         convolution.correlate(
             version, *_places(arrays), _places(room), _windows(plan.seen, x.shape), _about(plan),
-            _masks(plan, x), _cut(plan), parts, like,
+            _places(masks), _cut(plan), parts, like,
         )  # fmt: skip
 
     products.in_parts(forward, plan, 1)
@@ -54,23 +54,24 @@ def conv2d(
         def turned(
             dy: Array, x: Array, dx: Array, dw: Array, plan: Plan, down: Windows, *parts: int
         ) -> None:
-            arrays = dys, xs, plan.matrix, stored(dx), dw
+            arrays, masks = (dys, xs, plan.matrix, stored(dx), dw), _masks(plan, dys, down, xs)
             room = [
                 *_room(plan, wide, dy.shape[2]),
                 *_empty(wide, dw.shape[2] * plan.most * plan.length, dw[0].size),
             ]
             convolution.turned(
                 version, *_places(arrays), _places(room), _windows(plan.seen, dy.shape),
-                _windows(down, x.shape), _about(plan), _masks(plan, dys, down, xs), _cut(plan),
+                _windows(down, x.shape), _about(plan), _places(masks), _cut(plan),
                 parts, like,
             )  # fmt: skip
 
         def scattered(dy: Array, x: Array, dx: Array, dw: Array, plan: Plan, *parts: int) -> None:
-            arrays = dys, xs, np.ascontiguousarray(plan.matrix.T), dx, dw
+            matrix, masks = np.ascontiguousarray(plan.matrix.T), _masks(plan, xs)
+            arrays = dys, xs, matrix, dx, dw
             room = [*_room(plan, wide, x.shape[2]), *_empty(wide, dw[0].size)]
             convolution.scattered(
                 version, *_places(arrays), _places(room), _windows(plan.seen, x.shape),
-                _about(plan), _masks(plan, xs), _cut(plan), parts, like,
+                _about(plan), _places(masks), _cut(plan), parts, like,
             )  # fmt: skip
 
         dbias = None if bias is None else products.sum_of_channels(dy)
@@ -114,13 +115,13 @@ def _places(arrays: Sequence[Array]) -> Any:
 def _masks(plan: Plan, x: Array, down: Windows | None = None, rows: Array | None = None) -> Any:
     """What `convolution` folds by, and gathers by: see `_bits`; nothing for float16."""
     if x.dtype.itemsize == 2:
-        return (place(NOTHING),) * 3
+        return (NOTHING,) * 3
     folds = _bits_of_rows(plan.folded, plan.above, plan.rows, plan.out[2], plan.across)
     columns = _bits(plan.seen.kernel, plan.seen.stride, plan.seen.padding, x.shape[2:])
     if down is None or rows is None:
-        return place(folds), place(columns), place(NOTHING)
+        return folds, columns, NOTHING
     taps = _bits(down.kernel, down.stride, down.padding, rows.shape[2:])
-    return place(folds), place(columns), place(taps)
+    return folds, columns, taps
 
 
 NOTHING = np.empty(0, np.uint16)
