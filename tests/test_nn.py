@@ -191,8 +191,9 @@ def weight_norm(draw, seed, wrap=nn.WeightNorm):
     options, size = draw_windows(draw, pool=False)
     layer = nn.Conv2d(inputs, outputs, dtype="float64", **options)
     shape = layer.weight.data.shape
-    values = with_gaps(seed, math.prod(shape[1:]), outputs)
-    layer.weight.data = (values + 1 / 3).reshape(shape)
+    rng, n = np.random.default_rng(seed), math.prod(shape[1:])
+    sizes = rng.permuted(np.arange(n) + rng.uniform(0.2, 0.8, (outputs, n)), axis=1)  # no ties
+    layer.weight.data = (sizes * rng.choice([-1, 1], sizes.shape)).reshape(shape)
     layer = wrap(layer, p=draw(st.sampled_from([1, 1.5, 2, 3, math.inf])))
     return Case(layer, normal(seed, (draw(st.integers(1, 3)), inputs, *size)))
 
