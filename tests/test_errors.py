@@ -542,7 +542,7 @@ NEEDS = {  # arguments of layers that compute
     nn.WeightNorm: (nn.Linear(3, 2),),
 }
 for cls, needs in NEEDS.items():
-    for wrong, word in ((3, "3"), ("lpnorm.fast", "lpnorm.fast"), (np, "numpy")):
+    for wrong, word in ((3, "3"), ("lpnorm.fast", "lpnorm.fast"), (math, "math")):
         make = functools.partial(cls, *needs, impl=wrong)
         BAD_CALLS.append((make, TypeError, "impl must be", cls.functions[0], word))
 

@@ -317,7 +317,8 @@ def test_every_task_computes_with_lpnorm_fast_and_gives_what_the_plain_code_give
         with monkeypatch.context() as patched:
             patched.setattr(models, "implementation", lambda: impl)
             for name in fast.__all__:
-                patched.setattr(other, name, refused)
+                if getattr(impl, name) is not getattr(other, name):  # the loss is one for both
+                    patched.setattr(other, name, refused)
             paths = (tmp_path / f"{impl.__name__}{i}.npz" for i in itertools.count())
             return [eval(text, there).train(next(paths)) for text in TASKS[module]]
 

@@ -20,7 +20,7 @@ import hashlib, sys, importlib
 from lpnorm import data, models, nn, threads, training
 from lpnorm.decay import SGD
 name, epochs, dtype, checkpoint = sys.argv[1:]
-threads.WORTH = 1
+threads.WORTH = 4  # even these small batches are shared out
 digits = data.digits(dtype)
 few = data.Dataset(digits.train_x[:320], digits.train_y[:320], digits.test_x, digits.test_y)
 model = models.digits_net(lambda c: nn.BatchNorm(c, p=1), nn.WeightNorm, 4, dtype=dtype)

@@ -190,7 +190,7 @@ class Layer:
         """impl, or `lpnorm.plain` for None; TypeError unless it has this layer's functions."""
         impl = plain if impl is None else impl
         for name in self.functions:
-            if not callable(getattr(impl, name, None)):
+            if isinstance(impl, str) or not callable(getattr(impl, name, None)):
                 raise TypeError(f"impl must be None or a module with {name}, got {short(impl)}")
         return impl
 
