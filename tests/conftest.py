@@ -25,7 +25,7 @@ from lpnorm import arrays
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 
-EXAMPLES = int(os.environ.get("LPNORM_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("LPNORM_EXAMPLES", "20"))
 hypothesis.settings.register_profile(
     "lpnorm",
     max_examples=EXAMPLES,

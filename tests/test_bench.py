@@ -88,6 +88,7 @@ def test_contestants_compute_the_same(shape, layer, norm):
     assert (TORCH_L1 in results) == (norm == 1 and PYTORCH)
 
 
+@pytest.mark.slow
 def test_contestants_in_float16_compute_the_same():
     problem = Problem((6, 3, 4, 5), "batch_norm", "float16", "float16")
     entries = [e for e in lineup(problem, [1, 2], PRESENT) if e != COPY]

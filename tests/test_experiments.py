@@ -132,6 +132,7 @@ def small(self, kind=Run, **settings):
     return [kind(seed=seed, **(common | settings)) for seed in range(self.seeds)]
 
 
+@pytest.mark.slow
 def test_the_whole_command(tmp_path, capsys, monkeypatch):
     """Every claim, one seed and one epoch: files, table, and nothing but NaN-free JSON."""
     monkeypatch.setattr(experiments.Options, "trainings", small)
@@ -203,6 +204,7 @@ def test_laws_are_kept_as_trainings_are_and_done_by_jobs(tmp_path, monkeypatch):
     assert len(list((tmp_path / "runs").glob("*.json"))) == 6
 
 
+@pytest.mark.slow
 def test_the_verdict_on_equation_4_does_not_depend_on_quick(tmp_path, monkeypatch):
     """It was "no" with two seeds and "yes" with five."""
     monkeypatch.setattr(exact_step, "NORMS", ["inf"])
@@ -397,6 +399,7 @@ def test_only_the_last_layer_is_decayed():
     assert len(names) == len(model.parameters())
 
 
+@pytest.mark.slow
 def test_a_killed_reproduce_goes_on_and_a_second_call_trains_nothing(tmp_path, monkeypatch):
     command = [sys.executable, "-m", "lpnorm.cli", "reproduce", "norms", "--out", str(tmp_path)]
     command += ["--seeds", "1", "--epochs", "3", "--jobs", "2", "--no-progress"]

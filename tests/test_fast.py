@@ -24,8 +24,7 @@ from hypothesis import strategies as st
 import lpnorm
 from lpnorm import Accumulate, Range, TopK, batchnorm, dispatch, nn, threads
 
-if importlib.util.find_spec("numba") is None:
-    pytest.skip("lpnorm.fast needs numba", allow_module_level=True)
+pytest.importorskip("lpnorm.fast", exc_type=ImportError)
 
 import numba
 
@@ -36,14 +35,18 @@ PAIRS = [  # dtype of x, of the accumulator
     ("float32", "float32"),
     ("float16", "float16"),
     ("float16", "float32"),
+    ("float64", "float64"),
     ("float16", "float64"),
     ("float32", "float64"),
-    ("float64", "float64"),
 ]
 EVERY_FLOAT16 = np.arange(2**16, dtype=np.uint16).view(np.float16)
 
 
-@pytest.fixture(scope="module", params=PAIRS, ids=lambda pair: " in ".join(pair))
+# each of the last two takes a quarter of a minute to compile
+SOME_SLOW = [*PAIRS[:4], *(pytest.param(pair, marks=pytest.mark.slow) for pair in PAIRS[4:])]
+
+
+@pytest.fixture(scope="module", params=SOME_SLOW, ids=lambda pair: " in ".join(pair))
 def pair(request):
     return request.param
 

@@ -1,6 +1,5 @@
 """What `lpnorm.fast` compiles: when, where it is kept, what is said, how many versions."""
 
-import importlib.util
 import shutil
 import time
 from pathlib import Path
@@ -11,8 +10,7 @@ import pytest
 import lpnorm
 from lpnorm import batchnorm
 
-if importlib.util.find_spec("numba") is None:
-    pytest.skip("lpnorm.fast needs numba", allow_module_level=True)
+pytest.importorskip("lpnorm.fast", exc_type=ImportError)
 
 from test_fast import PAIRS, cut, finished, python
 
@@ -159,6 +157,7 @@ print(y.tobytes().hex())
 """
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once(own_cache):
     """Two that find nothing compiled: both are right, and leave one version behind."""
     one, x = np.ones(3, "float32"), np.arange(12, dtype="float32").reshape(4, 3)

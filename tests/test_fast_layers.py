@@ -7,7 +7,6 @@ enough that a few values are shared among several.
 import contextlib
 import ctypes
 import gc
-import importlib.util
 import os
 import pickle
 import subprocess
@@ -26,8 +25,7 @@ import lpnorm
 from lpnorm import plain, threads
 from lpnorm.plain import Windows, products
 
-if importlib.util.find_spec("numba") is None:
-    pytest.skip("lpnorm.fast needs numba", allow_module_level=True)
+pytest.importorskip("lpnorm.fast", exc_type=ImportError)
 
 from test_fast import LAYOUTS, assert_same_bits, relaid, values
 

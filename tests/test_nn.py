@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 from dataclasses import dataclass, field
@@ -281,9 +280,9 @@ def test_gradients_of_layers_around_and_among_layers(xp, kind, data, seed):
 @pytest.mark.parametrize("kind", [*KINDS, *COMBINED])
 @given(data=st.data(), seed=seeds)
 def test_gradients_of_compiled_layers(xp, kind, data, seed):
-    pytest.importorskip("numba")
+    fast = pytest.importorskip("lpnorm.fast", exc_type=ImportError)
     case = data.draw(cases(kind))
-    case.layer.to(impl=importlib.import_module("lpnorm.fast"))
+    case.layer.to(impl=fast)
     assert_gradients(xp, case, seed)
 
 

@@ -83,7 +83,7 @@ assert models.implementation() is models.implementation() is plain
 
 
 def test_the_implementation_is_the_fast_one(capsys):
-    pytest.importorskip("numba")
+    pytest.importorskip("lpnorm.fast", exc_type=ImportError)
     models.implementation.cache_clear()
     assert models.implementation() is lpnorm.fast
     assert capsys.readouterr().err == ""
@@ -105,6 +105,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_an_experiment_says_which_it_used(without):
     """On stderr once, not once a worker, and in its JSON; the figures are the same."""
     slow = without("numba", HALF)
@@ -112,7 +113,7 @@ def test_an_experiment_says_which_it_used(without):
     assert slow.stderr.count("the plain code") == 1, slow.stderr
     used, loss = slow.stdout.splitlines()
     assert used == "lpnorm.plain 3"
-    pytest.importorskip("numba")
+    pytest.importorskip("lpnorm.fast", exc_type=ImportError)
     fast = without("nothing", HALF)  # in the same folder: what is stored is not taken for it
     assert fast.returncode == 0, fast.stderr
     assert fast.stdout.splitlines() == ["lpnorm.fast 3", loss]
