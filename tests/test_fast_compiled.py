@@ -17,6 +17,8 @@ from test_fast import PAIRS, cut, finished, python
 import lpnorm.fast
 from lpnorm.fast import compiled, loops
 
+DTYPES = ("float16", "float32")  # with every accumulator: most of a minute to compile
+
 
 def twice(x):
     return x + x
@@ -198,7 +200,9 @@ def users_cache(monkeypatch):
     monkeypatch.delenv("NUMBA_CACHE_DIR")
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype", ["float64", *(pytest.param(each, marks=pytest.mark.slow) for each in DTYPES)]
+)
 def test_a_version_is_one(users_cache, dtype):
     """Whatever the layout, the norm, the parameters: the dtypes alone make a version."""
     x = np.random.default_rng(0).standard_normal((6, 5)).astype(dtype)

@@ -91,12 +91,15 @@ def test_what_workers_give_and_that_they_have_one_thread(monkeypatch):
     assert os.environ["OMP_NUM_THREADS"] == "7" and "MKL_NUM_THREADS" not in os.environ
 
 
-def test_a_worker_that_is_killed_is_told():
+@pytest.mark.parametrize("turn", range(6))
+def test_a_worker_that_is_killed_is_told(turn):
+    """At once, whichever of the two it is: the pool did not see the last one's end, now and then."""
+    calls = [(os._exit, (3,)), (time.sleep, (300,))]
     with (
         pytest.raises(workers.WorkerEnded, match="a worker was killed"),
-        workers.at_work([(os._exit, (3,)), (time.sleep, (300,))], 2) as futures,
+        workers.at_work(calls if turn % 2 else calls[::-1], 2) as futures,
     ):
-        futures[0].result()
+        futures[0 if turn % 2 else 1].result()
 
 
 @posix

@@ -46,6 +46,7 @@ def at_work(
     try:
         with _environment(ONE_THREAD), _signals_held():
             futures = [pool.submit(function, *arguments) for function, arguments in calls]
+            pool.submit(os.getpid)  # or the pool does not see the end of the worker it started last
         yield futures
     except BaseException as error:
         for worker in multiprocessing.active_children():
