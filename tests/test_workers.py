@@ -93,7 +93,7 @@ def test_what_workers_give_and_that_they_have_one_thread(monkeypatch):
 
 @pytest.mark.parametrize("turn", range(6))
 def test_a_worker_that_is_killed_is_told(turn):
-    """At once, whichever of the two it is: the pool did not see the last one's end, now and then."""
+    """At once, whichever it is: the pool did not always see the end of the one started last."""
     calls = [(os._exit, (3,)), (time.sleep, (300,))]
     with (
         pytest.raises(workers.WorkerEnded, match="a worker was killed"),
