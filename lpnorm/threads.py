@@ -154,14 +154,19 @@ def run(parts: list[Callable[[], Any]]) -> None:
             part()
 
 
+def share(most: int) -> int:
+    """How many parts to cut work into that is worth no more than so many."""
+    return max(1, min(most, count())) if most > 1 else 1
+
+
 def each(function: Callable[[int, int], Any], pieces: int, work: float) -> None:
     """function(first, last) for runs of all pieces 0 ... pieces - 1, a run for each thread.
 
     A result must not depend on how pieces are shared out. work: how many operations on a value
     there are in all: little work stays on this thread. NumPy's `errstate` is that of the caller.
     """
-    share = max(1, min(count(), pieces, int(work / WORTH)))
-    if share == 1:
+    parts = share(min(pieces, int(work / WORTH)))
+    if parts == 1:
         function(0, pieces)
         return
     errors, call = np.geterr(), np.geterrcall()
@@ -170,7 +175,7 @@ def each(function: Callable[[int, int], Any], pieces: int, work: float) -> None:
         with np.errstate(call=call, **errors):  # type: ignore[arg-type]
             function(first, last)
 
-    run([functools.partial(some, first, last) for first, last in cut(pieces, share)])
+    run([functools.partial(some, first, last) for first, last in cut(pieces, parts)])
 
 
 def cut(n: int, most: int) -> list[tuple[int, int]]:

@@ -43,7 +43,7 @@ def check_dtype(name: str, value: Any) -> np.dtype:
         dtype = np.dtype(object if value is None else value)
     except Exception:  # "," is a SyntaxError, for instance
         dtype = np.dtype(object)
-    if dtype.name not in FLOATS or not dtype.isnative:
+    if dtype.char not in "efd" or not dtype.isnative:
         raise TypeError(f"{name} must be one of {', '.join(FLOATS)}, got {short(value)}")
     return dtype
 

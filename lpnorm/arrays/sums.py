@@ -7,6 +7,7 @@ that group along the last axis.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +95,7 @@ def accumulator(dtype: Any, accumulate: Any = None) -> Accumulate:
     """
     dtype = np.dtype(dtype)
     if accumulate is None:
-        return Accumulate("float32" if dtype == np.float16 else dtype)
+        return _usual(dtype)
     if not isinstance(accumulate, Accumulate):
         accumulate = Accumulate(check_dtype("accumulate", accumulate))
     if accumulate.dtype.itemsize < dtype.itemsize:
@@ -102,6 +103,11 @@ def accumulator(dtype: Any, accumulate: Any = None) -> Accumulate:
             f"accumulate must be at least as wide as {dtype} arrays, got {accumulate.dtype}"
         )
     return accumulate
+
+
+@functools.lru_cache
+def _usual(dtype: np.dtype) -> Accumulate:
+    return Accumulate("float32" if dtype == np.float16 else dtype)
 
 
 def total(rows: Array, dtype: Any) -> Array:

@@ -26,6 +26,7 @@ SHARE = threads.WORTH // 4  # values a thread
 LONG = 128  # runs of fewer values are put one behind another: each costs a look
 KINDS: dict[type, int] = {L1: loops.L1, L2: loops.L2, TopK: loops.TOP, Range: loops.RANGE}
 LIKE = {"float16": np.uint16(0), "float32": np.float32(0), "float64": np.float64(0)}
+NAME = {np.dtype(name): name for name in LIKE}  # NumPy makes dtype.name anew each time
 
 
 def forward(
@@ -191,10 +192,9 @@ class _Run:
         self, function: entry, arrays: list[Array], *arguments: Any, k: int = 1
     ) -> None:
         """function(*places, *arguments, tree, like, scratch, groups) for all groups, in parts."""
-        share = max(1, min(threads.count(), self.groups, self.x.size // SHARE))
         side_by_side = self.shape[2] == 1
-        if side_by_side:  # runs of few groups are slow
-            share = max(1, min(share, self.groups // NARROW))
+        most = self.groups // NARROW if side_by_side else self.groups  # runs of few are slow then
+        share = threads.share(min(most, self.x.size // SHARE))
         size = -(-self.groups // share)
         units = min(size, WIDTH) if side_by_side else 1
         size = -(-size // units) * units
@@ -203,8 +203,8 @@ class _Run:
         stored = np.dtype(np.uint16 if self.dtype == np.float16 else self.dtype)
         joined = self.n if self.joined else 0
         shapes = loops.scratch_shapes(len(starts) // rows, units, k, joined, stored)
-        like = LIKE[self.dtype.name], LIKE[self.sums.dtype.name], self.wide.type(0)
-        version = f"{self.dtype.name} summed in {self.sums.dtype.name}"
+        name, sums = NAME[self.dtype], NAME[self.sums.dtype]
+        like, version = (LIKE[name], LIKE[sums], self.wide.type(0)), f"{name} summed in {sums}"
         places = [place(x) for x in arrays]
 
         def part(first: int, held: Any = (arrays, starts, lengths)) -> None:

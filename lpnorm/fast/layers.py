@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -12,7 +13,7 @@ from numba.core import config
 from lpnorm import plain, threads
 from lpnorm.arrays import Array, accumulator
 from lpnorm.fast import blas, convolution, images, memory
-from lpnorm.fast.cpu import LIKE, is_plain
+from lpnorm.fast.cpu import LIKE, NAME, is_plain
 from lpnorm.fast.lanes import place
 from lpnorm.plain import products
 from lpnorm.plain.products import Gradients, Plan
@@ -26,15 +27,18 @@ def conv2d(
 ) -> tuple[Array, Callable[[Array], Gradients]]:
     """`lpnorm.plain.conv2d`, bit for bit."""
     wide = accumulator(x.dtype).dtype
-    product = blas.gemm(wide.name)
+    product = blas.gemm(NAME[wide])
     if product is None or not (is_plain(x) and is_plain(w)):
         return products.conv2d(x, w, bias, windows)
     plan = Plan(x.shape, w, windows, ordered)
-    if 1 in (*plan.matrix.shape, *w.shape[:2], plan.length, plan.out[2] * x.shape[3]):
-        return products.conv2d(x, w, bias, windows)  # NumPy's product is another, with a side of 1
+    outputs, inputs, kh, _ = w.shape
+    sides = *plan.matrix.shape, outputs, inputs * kh, plan.length, plan.out[2] * x.shape[3]
+    if 1 in sides:  # of a product, here or going back: NumPy's is another then
+        return products.conv2d(x, w, bias, windows)
     xs, y = stored(x), memory.empty(plan.out, x.dtype)
-    like = LIKE[x.dtype.name], LIKE[wide.name], x.dtype == wide, *product
-    version = f"{x.dtype.name} by {type(product[1]).__name__}"
+    name = NAME[x.dtype]
+    like = LIKE[name], LIKE[NAME[wide]], x.dtype == wide, *product
+    version = f"{name} by {type(product[1]).__name__}"
 
     def forward(*parts: int) -> None:
         arrays, masks = (xs, plan.matrix, stored(y)), _masks(plan, x)
@@ -93,7 +97,8 @@ def ordered(w: Array, dtype: Any) -> Array:
     whole = 1 + sum(abs(span) for span in spans)
     out = np.empty(w.shape, dtype)
     lowest = w.ctypes.data - start * size, (whole,)
-    convolution.arrange(w.dtype.name, lowest, place(out), start, w.shape, steps, LIKE[dtype.name])
+    name = NAME[w.dtype]
+    convolution.arrange(name, lowest, place(out), start, w.shape, steps, LIKE[name])
     return out
 
 
@@ -105,7 +110,11 @@ def _room(plan: Plan, wide: Any, height: int) -> list[Array]:
 
 
 def _empty(dtype: Any, *sizes: int) -> list[Array]:
-    return [memory.empty(size, dtype) for size in sizes]
+    """Rows of these sizes, in one block, each at the start of a line of the cache."""
+    line = memory.LINE // dtype.itemsize
+    ends = list(itertools.accumulate(-(-size // line) * line for size in sizes))
+    block = memory.empty(ends[-1], dtype)
+    return [block[at : at + size] for at, size in zip([0, *ends], sizes, strict=False)]
 
 
 def _places(arrays: Sequence[Array]) -> Any:
@@ -172,7 +181,8 @@ def relu(x: Array) -> tuple[Array, Backward]:
     if not _takes(x):
         return plain.relu(x)
     dtype = x.dtype  # the backward must not hold x
-    name, like = dtype.name, (LIKE[dtype.name],)
+    name = NAME[dtype]
+    like = (LIKE[name],)
     bits = memory.empty(-(-x.size // images.VECTOR), np.uint16)
 
     def over(function: Any, a: Array) -> Array:
@@ -211,7 +221,7 @@ def max_pool2d(x: Array, windows: Windows) -> tuple[Array, Backward]:
     """`lpnorm.plain.max_pool2d`, bit for bit."""
     if not _takes(x):
         return plain.max_pool2d(x, windows)
-    name, shape, dtype = x.dtype.name, x.shape, x.dtype
+    name, shape, dtype = NAME[x.dtype], x.shape, x.dtype
     across = windows.over(shape)
     about = _windows(windows, shape)
     tap = np.uint8(0) if windows.taps <= 256 else np.int32(0)
@@ -228,7 +238,7 @@ def max_pool2d(x: Array, windows: Windows) -> tuple[Array, Backward]:
 
     def backward(dy: Array) -> Array:
         dys, dx = stored(dy), memory.empty(shape, accumulator(dtype).dtype)
-        like = LIKE[name], tap, LIKE[dx.dtype.name]
+        like = LIKE[name], tap, LIKE[NAME[dx.dtype]]
 
         def part(first: int, last: int) -> None:
             places = place(dys), place(dx), place(winner)

@@ -38,6 +38,7 @@ k^2 times as large.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,7 @@ from lpnorm.plain.windows import Windows
 PARTS = 8
 LEAST = 512  # positions of a chunk: a product of fewer takes little longer
 CHUNK = 2**17  # values: half a megabyte in float32, so that a second-level cache holds them
+_windows = functools.lru_cache(Windows)  # few geometries, at every step
 Gradients = tuple[Array, Array, Array | None]
 
 
@@ -89,9 +91,9 @@ def convolution_backward(
     (kh, kw), (above, left) = windows.kernel, windows.padding
     outputs, inputs = w.shape[:2]
     if windows.stride == (1, 1) and above < kh and left < kw:
-        around = Windows(windows.owner, windows.kernel, 1, (kh - 1 - above, kw - 1 - left))
+        around = _windows(windows.owner, windows.kernel, 1, (kh - 1 - above, kw - 1 - left))
         plan = Plan(dy.shape, w[:, :, ::-1, ::-1].swapaxes(0, 1), around, ordered)
-        down = Windows(windows.owner, (kh, 1), 1, (above, 0))  # for x
+        down = _windows(windows.owner, (kh, 1), 1, (above, 0))  # for x
         dx = empty(x.shape, x.dtype)
         sums = empty((plan.parts, outputs * kw, inputs * kh), plan.matrix.dtype)
         in_parts(lambda *parts: turned(dy, x, dx, sums, plan, down, *parts), plan, 2)
@@ -123,7 +125,7 @@ class Plan:
         (kh, kw), (above, left) = windows.kernel, windows.padding
         self.seen, self.folded, self.above = windows, 1, 0
         if windows.stride == (1, 1) and fold:
-            self.seen = Windows(windows.owner, (1, kw), 1, (0, left))
+            self.seen = _windows(windows.owner, (1, kw), 1, (0, left))
             self.folded, self.above = kh, above
             w = w.transpose(2, 0, 1, 3)
         self.rows, self.across = self.seen.over(shape)
