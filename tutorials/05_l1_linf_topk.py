@@ -292,7 +292,7 @@ plt.show()
 #
 # **What shows here and what does not.** That L1, Top-10, L∞ and Range all *work* shows. That L∞ is worse, by 2.5 points on ImageNet with ResNet-18 in the paper (36.0 against
 # 33.5), does not: this problem is too easy and too small for it. With five seeds and 12 epochs (`lpnorm reproduce norms constant`) it does not show either, and the exact constant is no
-# better than the paper's (for L∞ it was 0.6 points worse). Do not read an order of the norms out of this picture. Three seeds would let you find any order you like.
+# better than the paper's. Do not read an order of the norms out of this picture. Three seeds would let you find any order you like.
 
 # %% [markdown]
 # ## What you have now
