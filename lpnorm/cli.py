@@ -123,6 +123,8 @@ def check(options: argparse.Namespace, command: str) -> int:
     for name in ("eps", "constant", "dtype", "axis", "ndim", "backend", "momentum", "running"):
         if getattr(options, name) is not None:
             given[name] = getattr(options, name)
+    if options.strict:
+        given["strict"] = True
     if given.get("constant") == "none":
         given["constant"] = None
     if isinstance(given.get("axis"), list):
@@ -220,8 +222,9 @@ def _add_check(commands: Any) -> None:
     sub = commands.add_parser(
         "check",
         help="is an implementation right, and if not, what is wrong with it?",
-        description="Judge an implementation: exit status 0 correct (under conventions, too), "
-        "1 wrong, 2 it could not be run. Conventions that are not asked for are recognised. "
+        description="Judge an implementation: exit status 0 correct (also with limits, or under "
+        "conventions), 1 wrong, 2 it could not be run. Conventions that are not asked for are "
+        "recognised. "
         "A forward of batch or layer norm is forward(x, gamma, beta, eps) -> y, cache and its "
         "backward is backward(dy, cache) -> dx, dgamma, dbeta; a forward alone is judged, too. "
         "README.md lists what else is taken (classes, torch modules, weight norms, SGD).",
@@ -256,6 +259,9 @@ def _add_check(commands: Any) -> None:
     sub.add_argument("--backend", choices=("numpy", "cupy", "torch", "jax"))
     sub.add_argument("--momentum", choices=("new", "kept"), help="what momentum must mean")
     sub.add_argument("--running", choices=("scale", "variance", "reciprocal"))
+    sub.add_argument(
+        "--strict", action="store_true", help="exit status 1 for right values with limits, too"
+    )
     sub.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON, too")
     sub.add_argument(
         "--timeout", type=_seconds, default=120.0, metavar="S", help="seconds (default: 120)"

@@ -308,7 +308,6 @@ SAID = {  # what the first diagnosis must say
     "mean over the batch axis": "over the first axis only",
     "mean dgamma": "averaged over the positions",
     "reshape without transpose": "without moving the channels to the front",
-    "one pass": "E[x^2] - E[x]^2",
     "eps differs": "eps is in another place",
     "x_hat without eps": "x_hat again, without eps",
     "batch size as n": "number of samples",

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dis
 import functools
 import importlib
 import inspect
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,6 +79,7 @@ class Candidate:
     eps: float | None = None  # a module's own
     groups: int | None = None  # channels a module was built for
     size: int | None = None  # values a layer norm module was built for
+    taken: Sequence[str] = ()  # what of it was taken for what
 
     def run(self, x: Array, gamma: Array, beta: Array, eps: float, dy: Array | None) -> Outcome:
         raise NotImplementedError
@@ -226,7 +228,10 @@ def _code(candidate: Any) -> tuple[types.FunctionType, set[str]] | None:
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
+    """The global names that code reads and the modules it imports; attributes are no names."""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME", "IMPORT_NAME"):
+            yield str(instruction.argval).split(".")[0]
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _names(constant)
@@ -444,21 +449,38 @@ class TorchModule(Candidate):
         self.groups = fixed if layer == "batch_norm" else None
         self.size = fixed if layer == "layer_norm" else None
         with theirs():
-            module = build(fixed or 3)
+            module = self._begun(build(fixed or 3), fixed or 3)
         self.kind = f"torch module {type(module).__name__}"
         eps = getattr(module, "eps", None)
         self.eps = float(eps) if isinstance(eps, (int, float)) else None
-        own = self._parameters(module)
-        self.affine, self.shift = own[0] is not None, own[1] is not None
+        named = self._names(module)
+        self.affine, self.shift = named[0] is not None, named[1] is not None
+        self.taken = [
+            f"{ours} = {theirs_}"
+            for ours, theirs_ in zip(("gamma", "beta"), named, strict=True)
+            if theirs_ is not None
+        ]
+
+    def _names(self, module: Any) -> list[str | None]:
+        """Which parameters are gamma and beta: by the last part of their names, at any depth; or
+        by what they begin as, ones and zeros; or else in the order they have."""
+        left = {name: q.detach().cpu() for name, q in module.named_parameters()}
+        found: list[str | None] = []
+        for names in (self.GAMMA, self.BETA):
+            ranked = [n for own in names for n in left if n.rpartition(".")[2].lower() == own]
+            found.append(ranked[0] if ranked else None)
+            left.pop(ranked[0] if ranked else "", None)
+        for i, start in enumerate((1, 0)):
+            if found[i] is None and left:
+                like = [name for name, q in left.items() if bool((q == start).all())]
+                found[i] = (like or list(left))[0]
+                del left[str(found[i])]
+        return found
 
     def _parameters(self, module: Any) -> list[Any]:
+        """gamma and beta, None for what it has not."""
         named = dict(module.named_parameters())
-        unnamed = [q for name, q in named.items() if name not in self.GAMMA + self.BETA]
-        found = []
-        for names in (self.GAMMA, self.BETA):
-            one = next((named[name] for name in names if name in named), None)
-            found.append(unnamed.pop(0) if one is None and unnamed else one)
-        return found
+        return [None if name is None else named[name] for name in self._names(module)]
 
     def fresh(self, parameter: Array | None, dtype: Any, count: int = 3) -> Any:
         """A new module for this many channels (values, in layer norm), in this dtype."""
@@ -466,7 +488,22 @@ class TorchModule(Candidate):
 
         count = count if parameter is None else parameter.size
         with theirs():
-            return self.build(count).to(getattr(torch, np.dtype(dtype).name)).train()
+            module = self._begun(self.build(count), count)
+            return module.to(getattr(torch, np.dtype(dtype).name)).train()
+
+    def _begun(self, module: Any, count: int) -> Any:
+        """A lazy module has no parameters before it sees an array; evaluation changes no others."""
+        import torch
+
+        first: Exception | None = None
+        for ndim in (4, 3, 2, 5):
+            if not any(map(torch.nn.parameter.is_lazy, module.parameters())):
+                return module.train()
+            try:
+                module.eval()(torch.zeros((2, count) + (2,) * (ndim - 2)))
+            except Exception as error:
+                first = first or error
+        raise first or Raised("it has parameters without a shape")
 
     def set(self, module: Any, gamma: Array, beta: Array) -> list[Any]:
         """Give the module these parameters; returns its own (None where it has none)."""
@@ -525,7 +562,8 @@ def adapt(candidate: Any, layer: str, settings: dict[str, Any], backend: str | N
         return made
     if hasattr(candidate, "forward") and hasattr(candidate, "backward"):
         if isinstance(candidate, type):
-            candidate = candidate()
+            with theirs():
+                candidate = candidate()
         library = LIBRARIES[backend or uses(candidate.forward)]()
         return Pair(how_to_call(candidate.forward, settings), candidate.backward, library)
     if hasattr(candidate, "forward") and not callable(candidate):

@@ -51,7 +51,7 @@ def given(trial: Trial, conventions: Conventions) -> dict[str, Any]:
         "eps": eps,
         "place": conventions.eps_place,
         "constant": conventions.c(layout.rows(case.x).shape[1])
-        if conventions.constant == "later"
+        if conventions.constant == "later" or isinstance(conventions.constant, float)
         else conventions.constant,
     }
 

@@ -34,6 +34,7 @@ def check(
     running: str | None = None,
     backend: str | None = None,
     first_failure: bool = False,
+    strict: bool = False,
     **settings: Any,
 ) -> Report:
     """Is this implementation right, and if not, what is wrong with it?
@@ -49,7 +50,7 @@ def check(
     several. momentum: "new" or "kept", running: "scale", "variance" or "reciprocal": demand what
     momentum means and what the running statistic holds; None recognises them.
     backend: "numpy", "cupy", "torch" or "jax" for a function whose library its code does not name.
-    first_failure: stop there (for testing many).
+    first_failure: stop there (for testing many). strict: right values with limits are not ok.
     For "sgd" settings are lr, momentum, dampening, nesterov, weight_decay and decoupled, those of
     the optimizer itself where they are not given.
 
@@ -76,7 +77,9 @@ def check(
     if layer in LAYERS[2:]:
         if layer == "sgd" and momentum is not None:
             settings["momentum"] = check_number("momentum", momentum)
-        return _steps(candidate, layer, p, _dtypes(dtype), axis, backend, first_failure, settings)
+        report = Report(layer, None if layer == "sgd" else p, type(candidate).__name__)
+        report.strict = strict
+        return _steps(candidate, report, _dtypes(dtype), axis, backend, first_failure, settings)
     if settings:
         raise TypeError(f"{next(iter(settings))} is a setting of sgd, not of {layer}")
     if axis is None:
@@ -92,7 +95,7 @@ def check(
         momentum,
         running,
     )
-    report = Report(layer, p, type(candidate).__name__)
+    report = Report(layer, p, type(candidate).__name__, strict=strict)
     passed: dict[str, Any] = {"p": p, "axis": axis}
     if constant is not ANY:
         passed["constant"] = constant
@@ -114,8 +117,7 @@ def check(
 
 def _steps(
     candidate: Any,
-    layer: str,
-    p: Any,
+    report: Report,
     dtypes: tuple[str, ...] | None,
     axis: Any,
     backend: str | None,
@@ -123,11 +125,11 @@ def _steps(
     settings: dict[str, Any],
 ) -> Report:
     """Weight norms and SGD."""
+    layer, p = report.layer, report.p
     unknown = set(settings) - {"lr", *steps.DEFAULTS}
     if unknown or (settings and layer != "sgd"):
         known = f"; sgd has lr, {', '.join(steps.DEFAULTS)}"
         raise TypeError(f"{layer} has no setting {sorted(unknown or settings)[0]!r}{known}")
-    report = Report(layer, None if layer == "sgd" else p, type(candidate).__name__)
     with warnings.catch_warnings(), np.errstate(all="ignore"), _one_thread():
         warnings.simplefilter("ignore")
         try:
@@ -173,7 +175,8 @@ def _all_checks(
     x.abs().mean(0) names no library."""
     first: CannotRun | None = None
     loaded = [name for name in ("torch", "jax") if name in sys.modules and backend is None]
-    for library in (backend, *loaded):
+    last = ["numpy"] if backend is None else []  # it may name a library and take NumPy's arrays
+    for library in (backend, *loaded, *last):
         try:
             adapted = adapt(candidate, settings.layer, passed, library)
             judge = norm_checks.NormChecks(adapted, settings, report)
@@ -181,6 +184,7 @@ def _all_checks(
             first = first or error
             continue
         report.candidate = adapted.kind
+        report.taken += adapted.taken
         yield from judge.checks()
         return
     assert first is not None

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from lpnorm.norms import as_norm
 from lpnorm.verify import cases
 from lpnorm.verify.candidates import Candidate, Raised
 from lpnorm.verify.cases import Case, Layout
@@ -25,6 +26,7 @@ from lpnorm.verify.reference import (
     places,
 )
 from lpnorm.verify.trials import seen
+from lpnorm.verify.variants import FLOAT64
 
 Array = np.ndarray
 WORDS = {
@@ -101,7 +103,53 @@ def recognise(
             if used is None and place != "none":
                 said.append(f"eps is {tried.eps:.6g}")
             return Recognised(tried, True, used, said)
-    return Recognised(usual, False)
+    measured = _of_few_digits(usual, candidate, layout, dtype, groups, n, asked, constant)
+    return measured or Recognised(usual, False)
+
+
+FEW_DIGITS, OTHER = 1e-4, 1e-2  # how far off a constant is the same one, and is still a constant
+
+
+def _of_few_digits(
+    usual: Conventions,
+    candidate: Candidate,
+    layout: Layout,
+    dtype: str,
+    groups: int,
+    n: int,
+    eps: float | None,
+    constant: Any,
+) -> Recognised | None:
+    """A constant like 1.2533, measured where eps is nothing; None if y is something else."""
+    p = usual.p
+    if dtype != "float64" or not isinstance(p, (int, float)) or p in (2, np.inf):
+        return None
+    d, s = _scale_of(candidate, layout, cases.gaps(n, groups) * 2.0**30, dtype)
+    phi = (abs(d) ** p).mean(axis=1) ** (1 / p)
+    measured = float(np.median(s / phi)) if s is not None else np.nan
+    right = replace(usual, constant="paper").c(n)
+    off = abs(measured / right - 1)
+    if not 1e-12 < off <= OTHER:
+        return None
+    for digits in range(3, 12):  # as it was written, if it was
+        if abs(round(measured, digits) / measured - 1) < 1e-14:
+            measured = round(measured, digits)
+            break
+    estimates = [_estimate(candidate, p, layout, dtype, groups, n, "added", measured)]
+    for own in (usual.eps, *estimates):
+        if own is not None and not 0 <= own < 1e3:
+            continue
+        probing = _probes(candidate, p, layout, dtype, groups, n, own, False)
+        for place in ("added", "root", "statistic", "none"):
+            tried = Conventions(p, place, measured, 0.0 if place == "none" else own)
+            if probing is None or _best(probing, [tried]) is None:
+                continue
+            said = [f"the constant is {measured:.8g} ({right:.8g} to more digits)"]
+            if tried.eps is not None and tried.eps != eps and place != "none":
+                said.append(f"eps is {tried.eps:.6g}")
+            same = off <= FEW_DIGITS and constant in ("any", None)
+            return Recognised(tried, True, None, said if same else [], True, not same)
+    return None
 
 
 def _others(p: Any, n: int, known: list[Any]) -> list[Any]:
@@ -146,8 +194,9 @@ def _words(found: Conventions, constant: Any) -> list[str]:
     said = []
     if found.place != default_place(found.p):
         said.append(WORDS[found.place])
-    if found.constant != "paper" and constant == "any":
-        said.append(CONSTANTS[found.constant])
+    named = found.constant
+    if named != "paper" and constant == "any" and not isinstance(named, float):
+        said.append(CONSTANTS[named])
     return said
 
 
@@ -226,27 +275,47 @@ def _estimate(
     place: str,
     constant: Any,
 ) -> float:
-    """eps from y on deviations so small that only eps is left of the scale; nan if it fails."""
+    """eps from y on deviations so small that only eps is left of the scale, 0 where they are the
+    scale at any size; nan if it fails. beta is 0, or it hides what y has of x; a module may not let
+    it be set, so the deviations are no smaller than they have to be."""
     if dtype == "float16":
         return float("nan")
-    rows = cases.gaps(n, groups) * 2.0**-40
+    c = Conventions(p, place, constant).c(n)
+    for tiny in (2.0**-40, 2.0**-52):
+        d, s = _scale_of(candidate, layout, cases.gaps(n, groups) * tiny, dtype)
+        if s is None:
+            return float("nan")
+        phi = as_norm(p).statistic(d, FLOAT64)[:, 0]
+        if np.median(abs(s)) > 16 * c * tiny:
+            break
+    else:
+        return 0.0
+    with np.errstate(all="ignore"):  # what is left of s without phi
+        eps = {
+            "root": s**2 - (c * phi) ** 2,
+            "moment": (s / c) ** p - phi**p if place == "moment" else s,
+            "statistic": s / c - phi,
+            "floor": s,
+        }.get(place, s - c * phi)
+    return float(f"{float(np.median(eps)):.3g}")
+
+
+def _scale_of(
+    candidate: Candidate, layout: Layout, rows: Array, dtype: str
+) -> tuple[Array, Array | None]:
+    """The deviations of these rows, and what each row is divided by; None if it raises."""
     case = cases.build("probe", "", rows, layout, dtype, 1e-5)
+    case = replace(case, beta=np.zeros_like(case.beta))
+    d = layout.rows(case.x.astype("float64"))
+    d = d - d.mean(axis=1, keepdims=True)
     try:
         y = candidate.run(case.x, case.gamma, case.beta, 1e-5, None).y.astype("float64")
     except Raised:
-        return float("nan")
+        return d, None
+    if y.shape != case.x.shape:
+        return d, None
     case = seen(candidate, case)
     wide = [layout.wide(a.astype("float64"), y.shape) for a in (case.gamma, case.beta)]
     x_hat = layout.rows((y - wide[1]) / wide[0])
-    d = layout.rows(case.x.astype("float64"))
-    d = d - d.mean(axis=1, keepdims=True)
     with np.errstate(all="ignore"):
-        s = float(np.median((d * d).sum(axis=1) / (x_hat * d).sum(axis=1)))
-    c = Conventions(p, place, constant).c(n)
-    if place == "root":
-        s = s * s
-    elif place == "moment":
-        s = (s / c) ** p if s > 0 else float("nan")
-    elif place == "statistic":
-        s = s / c
-    return float(f"{s:.3g}") if abs(s) > 2.0**-39 else 0.0
+        return d, (d * d).sum(axis=1) / (x_hat * d).sum(axis=1)

@@ -31,16 +31,18 @@ class Conventions:
     """Which of the accepted formulas: where eps is, which constant; eps: a candidate's own.
 
     place: a name in `oracle.PLACES`, or "none"; constant: "paper", "exact", "later" (Range in the
-    authors' later code) or None.
+    authors' later code), None, or a number that was measured.
     """
 
     p: Any
     place: str
-    constant: str | None = "paper"
+    constant: str | float | None = "paper"
     eps: float | None = None
     single: bool = False  # eps was rounded to float32
 
     def c(self, n: int) -> float:
+        if isinstance(self.constant, float):
+            return self.constant
         return _constant(self.p, n, self.constant)
 
     def eps_of(self, case: Case) -> float:
@@ -204,7 +206,8 @@ def allowed(
             count = x.size // count
         depth = count - 1 if arithmetic.sequential else math.ceil(math.log2(max(count, 2)))
         summed = tuple(a for a in range(x.ndim) if a not in layout.affine)
-        product = abs(dy * x_hat_part / gamma)
+        x_hat = (rows - rows.mean(axis=1, keepdims=True)) / scale(rows, conventions, eps)
+        product = abs(dy * layout.array(x_hat))  # not by gamma, which may be 0
         e_dgamma = layout.array(of_product.product).sum(axis=summed)
         e_dgamma = e_dgamma + depth * v * product.sum(axis=summed)
         e_dbeta = depth * v * abs(dy).sum(axis=summed)

@@ -8,16 +8,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 WIDTH = 80
-COLOURS = {"passed": "32", "failed": "31", "skipped": "33"}
-WORDS = {"passed": "ok", "failed": "WRONG", "skipped": "-"}
+COLOURS = {"passed": "32", "failed": "31", "limited": "33", "skipped": "33"}
+WORDS = {"passed": "ok", "failed": "WRONG", "limited": "LIMIT", "skipped": "-"}
 
 
 @dataclass(frozen=True)
 class Check:
     """One check. tried: what was done and why it matters; detail: what came out.
 
-    status: "passed", "failed" or "skipped". diagnosis and compare (a line of mathematics) are
-    there for failures.
+    status: "passed", "failed", "limited" (the values are right, but not everywhere, or they come in
+    another way: the diagnosis is what an engineer has to know) or "skipped". diagnosis and compare
+    (a line of mathematics) are there for failures.
     """
 
     check: str
@@ -31,10 +32,12 @@ class Check:
 
 @dataclass
 class Report:
-    """ok, verdict, failures, conventions; str() for people, to_json() for programs.
+    """ok, verdict, failures, limits, conventions; str() for people, to_json() for programs.
 
-    verdict: "correct", "correct under these conventions: ...", "wrong", or "could not run" (then
-    there is one failure, which says why). notes: what was seen that is neither.
+    verdict: "correct", "correct, with limits: ...", "correct under these conventions: ..." (or
+    both), "wrong", or "could not run" (then there is one failure, which says why). taken: what of
+    the candidate was taken for what. notes: what was seen that is none of these. strict: with
+    limits it is not ok.
     """
 
     layer: str
@@ -43,15 +46,22 @@ class Report:
     checks: list[Check] = field(default_factory=list)
     conventions: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    taken: list[str] = field(default_factory=list)
     ran: bool = True
+    strict: bool = False
 
     @property
     def ok(self) -> bool:
-        return self.ran and not self.failures
+        return self.ran and not self.failures and not (self.strict and self.limits)
 
     @property
     def failures(self) -> list[Check]:
         return [check for check in self.checks if check.status == "failed"]
+
+    @property
+    def limits(self) -> list[str]:
+        """Where right values end, each once."""
+        return list(dict.fromkeys(c.diagnosis for c in self.checks if c.status == "limited"))
 
     @property
     def verdict(self) -> str:
@@ -59,9 +69,12 @@ class Report:
             return "could not run"
         if self.failures:
             return "wrong"
+        said = []
+        if self.limits:
+            said.append(", with limits: " + "; ".join(self.limits))
         if self.conventions:
-            return "correct under these conventions: " + "; ".join(self.conventions)
-        return "correct"
+            said.append(" under these conventions: " + "; ".join(self.conventions))
+        return "correct" + ";".join(said)
 
     @property
     def diagnoses(self) -> list[str]:
@@ -98,6 +111,8 @@ class Report:
             "candidate": self.candidate,
             "ok": self.ok,
             "verdict": self.verdict,
+            "taken": self.taken,
+            "limits": self.limits,
             "conventions": self.conventions,
             "notes": self.notes,
             "checks": [asdict(check) for check in self.checks],
@@ -114,10 +129,13 @@ class Report:
             return f"\033[{COLOURS[status]}m{word}\033[0m" if colour else word
 
         lines = wrap(f"{self.layer}, p = {self.p}: {self.candidate}", 0)
+        lines += wrap("Taken: " + "; ".join(self.taken), 0, 7) if self.taken else []
         status = "passed" if self.ok else "failed"
         lines += [painted(line, status) for line in wrap("Verdict: " + self.verdict, 0, 9)]
         for diagnosis in self.diagnoses:
             lines += wrap("- " + diagnosis, 2, 4)
+        for limit in self.limits if self.failures else ():
+            lines += wrap("Limit: " + limit, 0, 7)
         if self.failures and self.conventions:
             lines += wrap("Conventions: " + "; ".join(self.conventions), 0, 13)
         for note in self.notes:

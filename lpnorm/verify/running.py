@@ -68,9 +68,20 @@ class _Modes:
         candidate.set(self.module, case.gamma, case.beta)
         self.names = [
             name
-            for name, b in self.module.named_buffers()
+            for name, b in self.tensors().items()
             if b.numel() == judge.groups and b.is_floating_point()
         ]
+
+    def tensors(self) -> dict[str, Any]:
+        """The module's buffers, and tensors that it holds as plain attributes, by name."""
+        import torch
+
+        found = dict(self.module.named_buffers())
+        for path, module in self.module.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter):
+                    found[f"{path}.{name}" if path else name] = value
+        return found
 
     def batch(self, i: int) -> cases.Case:
         n = max(8, cases.least(self.judge.p))
@@ -86,13 +97,32 @@ class _Modes:
             return np.array(self.module(given).detach().numpy(), "float64")
 
     def buffers(self) -> dict[str, Array]:
-        named = dict(self.module.named_buffers())
+        named = self.tensors()
         with theirs():
             return {q: np.array(named[q].detach().numpy(), "float64").ravel() for q in self.names}
 
     def attached(self) -> list[str]:
-        named = dict(self.module.named_buffers())
+        named = self.tensors()
         return [name for name in self.names if named[name].requires_grad]
+
+    def lost(self) -> Iterator[Check]:
+        """Statistics that are no buffers; what one value a channel leaves in them."""
+        plain = [name for name in self.names if name not in dict(self.module.named_buffers())]
+        if plain:
+            words = f"{' and '.join(plain)}: no buffer, so state_dict() and .to() leave it out"
+            yield Check("statistics are buffers", "limited", WHY, words, words)
+        shape = [1] * self.layout.ndim
+        shape[self.layout.axis % self.layout.ndim] = self.judge.groups
+        before = self.buffers()
+        try:
+            self.forward(np.ones(shape, self.dtype))
+        except Raised:
+            return  # it refuses, as it may
+        names = [q for q, v in self.buffers().items() if not np.all(np.isfinite(v))]
+        names = [q for q in names if np.all(np.isfinite(before[q]))]
+        if names:
+            words = f"one value a channel (n = 1) makes {' and '.join(names)} NaN for good"
+            yield Check("statistics after n = 1", "limited", WHY, words, words)
 
     def quantities(self, x: Array) -> dict[str, Array]:
         """What a buffer may hold of this batch, one number a channel."""
@@ -154,6 +184,8 @@ class _Modes:
             held[name] = found
         yield from self._said(held, seen[0])
         yield from self._evaluation(held, seen[-1], len(held) < len(self.names))
+        self.module.train()
+        yield from self.lost()
 
     def _uninitialised(self) -> None:
         """torch can fill memory that nobody set with NaN: then what was left as it was shows."""
@@ -296,6 +328,7 @@ class _Modes:
                     self.judge.report.conventions.append(words)
                 yield Check(name, "passed", why, f"y = gamma (x - mean) / {right} + beta")
                 yield from self._alone(case.x, y)
+                yield from self._gradient(case, s)
                 return
         quantity = held[spread][0] if spread else ""
         words = self._what_it_does(case.x, y, mu, now, spread, quantity)
@@ -375,6 +408,40 @@ class _Modes:
         if self._close(y, self._y(x, batch["mean"], np.sqrt(r + eps)), np.sqrt(r), mu):
             return "evaluation mode subtracts the mean of the batch"
         return NOTHING_KNOWN
+
+    def _gradient(self, case: cases.Case, s: Array) -> Iterator[Check]:
+        """In evaluation mean and scale are constants."""
+        import torch
+
+        why = "in evaluation mean and scale are constants: dx = gamma dy / scale"
+        given = torch.from_numpy(np.array(case.x)).requires_grad_(True)
+        with theirs():
+            y = self.module(given)
+            (dx,) = torch.autograd.grad(y, [given], torch.from_numpy(np.array(case.dy)).to(y.dtype))
+        got = np.array(dx.numpy(), "float64")
+        gamma = np.asarray(self.gamma, "float64") if self.candidate.affine else np.ones_like(s)
+        want, bare = self._scaled(case.dy, gamma / s), self._scaled(case.dy, 1 / s)
+
+        def close(want: Array) -> bool:
+            return bool(np.all(abs(got - want) <= 64 * self.u * (abs(want) + abs(want).max())))
+
+        if close(want):
+            yield Check("gradient in evaluation", "passed", why, "it is")
+            return
+        words = "the gradient in evaluation mode is not gamma dy / scale"
+        rows = self.layout.rows(got)
+        if close(bare):
+            words = "the gradient in evaluation mode lacks gamma"
+        elif np.all(abs(rows.sum(axis=1)) <= 1e-6 * abs(rows).sum(axis=1)):
+            words = (
+                "the gradient in evaluation mode is that of training: it goes through the batch's "
+                "mean and scale, on which y does not depend then"
+            )
+        yield Check("gradient in evaluation", "failed", why, words, words, "dx = gamma dy / scale")
+
+    def _scaled(self, dy: Array, factor: Array) -> Array:
+        wide = self.layout.wide(np.asarray(factor, "float64"), dy.shape)
+        return np.asarray(dy.astype("float64") * wide)
 
     def _alone(self, x: Array, y: Array) -> Iterator[Check]:
         why = "in evaluation a sample's result must not depend on the others in its batch"

@@ -36,7 +36,7 @@ from lpnorm.verify.weights import SGD, WeightCase
 Array = np.ndarray
 Outputs = dict[str, Array]
 DEFAULTS = {"momentum": 0.0, "dampening": 0.0, "nesterov": False, "weight_decay": 0.0}
-DEFAULTS |= {"decoupled": False}
+DEFAULTS |= {"decoupled": False, "maximize": False}
 
 
 # ---- weight norms ------------------------------------------------------------------------------
@@ -292,14 +292,47 @@ def sgd_checks(
     make = _maker(candidate)
     report.candidate = f"{make.kind} optimizer factory"
     own = make.settings()
+    yield from _none_at_all(make)
     settings = {"lr": 0.1, **DEFAULTS, **own, **asked}
     for dtype in dtypes or ("float64", "float32"):
-        for name, why, steps in _scenarios(settings, dtype):
-            yield _judge_scenario(make, name, why, steps, dtype, report)
+        make.sign = -1.0 if settings["maximize"] else 1.0
+        wrong = False  # the plain steps are: what else fails follows, or cannot be told apart
+        for name, why, steps in _scenarios(settings, dtype, make.takes_none):
+            found = _judge_scenario(make, name, why, steps, dtype, report)
+            if wrong and found.status == "failed" and not found.diagnosis:
+                found = replace(found, general=True)
+            elif wrong and found.status == "failed" and found.diagnosis in WORDS.values():
+                found = replace(found, diagnosis="")
+            wrong |= name == PLAIN_STEPS and found.status == "failed"
+            yield found
+
+
+def _none_at_all(make: _Maker) -> Iterator[Check]:
+    """Is a parameter that has no gradient refused?"""
+    one, idle = make.parameter(np.ones(2)), make.parameter(np.ones(2))
+    optimizer = make.optimizer([one, idle])
+    make.set_grad(one, np.ones(2), False)
+    try:
+        with theirs():
+            optimizer.step()
+    except Raised as problem:
+        alone = make.optimizer([one])
+        try:
+            with theirs():
+                alone.step()
+        except Raised:
+            return  # it fails anyway: that is said where values are judged
+        make.takes_none = False
+        why = "a parameter whose gradient is None is left alone: no momentum, no decay"
+        words = f"it wants a gradient for every parameter ({problem})"
+        yield Check("no gradient", "limited", why, words, words)
 
 
 class _Maker:
     """Parameters of one library, and the optimizer a factory makes for them."""
+
+    takes_none = True  # parameters without a gradient
+    sign = 1.0  # -1 if it maximizes: then it gets the gradients of the cases negated
 
     def __init__(self, factory: Any, kind: str) -> None:
         self.factory, self.kind = factory, kind
@@ -344,6 +377,22 @@ def _groups(optimizer: Any) -> list[dict[str, Any]]:
     return []
 
 
+def _set_rate(optimizer: Any, rate: float) -> None:
+    """In every group; without groups, in the attribute that holds it. Raises NotTried."""
+    groups = _groups(optimizer)
+    for group in groups:
+        group["lr"] = rate
+    name = next((n for n in ("lr", "learning_rate") if hasattr(optimizer, n)), None)
+    if not groups and name is None:
+        raise NotTried("it has neither param_groups nor an attribute lr to set")
+    if not groups:
+        setattr(optimizer, str(name), rate)
+
+
+class NotTried(CannotRun):
+    """What a check needs is not there; that is no fault."""
+
+
 def _maker(factory: Any) -> _Maker:
     """For the parameters this factory takes: those of lpnorm.nn, or else torch's."""
     first: CannotRun | None = None
@@ -362,8 +411,11 @@ def _maker(factory: Any) -> _Maker:
 Steps = dict[str, Any]  # cases, gradients (None where there is none), groups, rates, in_place
 
 
-def _scenarios(settings: dict[str, Any], dtype: str) -> Iterator[tuple[str, str, Steps]]:
+def _scenarios(
+    settings: dict[str, Any], dtype: str, takes_none: bool
+) -> Iterator[tuple[str, str, Steps]]:
     rng = np.random.default_rng(11)
+    settings = {k: v for k, v in settings.items() if k != "maximize"}
 
     def case(name: str, shape: tuple[int, ...], steps: int, **other: Any) -> WeightCase:
         arrays = {"w": half(rng.standard_normal(shape)).astype(dtype)}
@@ -375,7 +427,7 @@ def _scenarios(settings: dict[str, Any], dtype: str) -> Iterator[tuple[str, str,
         return [case(name, shape, steps) for name, shape in named.items()]
 
     why = "thirty steps of two matrices of one shape and a vector: every formula shows here"
-    yield "thirty steps", why, {"cases": plain(30)}
+    yield PLAIN_STEPS, why, {"cases": plain(30)}
     why = "each backward may write into the same gradient array: nothing may keep a view of it"
     yield "gradients refilled in place", why, {"cases": plain(6), "in_place": True}
     rate = settings["lr"]
@@ -389,6 +441,8 @@ def _scenarios(settings: dict[str, Any], dtype: str) -> Iterator[tuple[str, str,
     groups = [case("a matrix", (4, 3), 6), case("in a second group", (4, 3), 6, **second)]
     why = "parameter groups have settings of their own"
     yield "two groups", why, {"cases": groups, "groups": second}
+    if not takes_none:
+        return
     why = "a parameter whose gradient is None is left alone: no momentum, no decay"
     yield "gradients that are None", why, {"cases": plain(6), "none": {1: {1, 2, 4}}}
 
@@ -399,6 +453,8 @@ def _judge_scenario(
     name = f"{name}, {dtype}"
     try:
         outputs, changed = _run_sgd(make, steps)
+    except NotTried as problem:
+        return Check(name, "skipped", why, f"not tried: {problem}")
     except CannotRun as problem:
         if "groups" in steps and not name.startswith("thirty"):
             return Check(name, "skipped", why, f"it does not take them ({problem})")
@@ -432,20 +488,61 @@ def _judge_scenario(
     if not {"rates", "none"} & set(steps):
         said = weights.diagnose([(case, {"weights": outputs[i]}) for i, case, _ in bad])
     words, compare = (said.words, said.compare) if said else (_words(name, bad), "")
+    if not words and name.startswith(PLAIN_STEPS):
+        words = _measured(bad[0][1], outputs[bad[0][0]])
     return Check(name, "failed", why, detail, words, compare)
+
+
+PLAIN_STEPS = "thirty steps"
+WORDS = {  # what it means that this alone is wrong, where the plain steps are right
+    "gradients refilled": "the buffer is the gradient's own memory, which the next backward "
+    "overwrites",
+    "the learning rate": "a changed learning rate is ignored, or rescales the past",
+    "two groups": "a group's own settings are not used",
+    "gradients that are": "a parameter whose gradient is None moves",
+}
+
+
+TERMS = ("the gradient", "the gradient of the step before", "the weight", "the last step")
+
+
+def _terms(case: WeightCase, weights_: Array) -> Array | None:
+    """How often a step holds each of `TERMS`: w_t - w_(t-1) = -lr (a g_t + b g_(t-1) + c w_(t-1)) +
+    m (w_(t-1) - w_(t-2)), by least squares over all steps but the first; None unless it is that."""
+    g = case.arrays["gradients"].astype("float64")
+    w = np.concatenate([case.arrays["w"].astype("float64")[None], weights_.astype("float64")])
+    steps, lr = np.diff(w, axis=0), case.settings["lr"]
+    columns = [-lr * g[1:], -lr * g[:-1], -lr * w[1:-1], steps[:-1]]
+    matrix = np.stack([c.ravel() for c in columns], axis=1)
+    found, *_ = np.linalg.lstsq(matrix, steps[1:].ravel(), rcond=None)
+    left = abs(matrix @ found - steps[1:].ravel()).max()
+    u = float(np.finfo(case.dtype).eps)
+    return found if left <= 1e3 * u * abs(w).max() else None
+
+
+def _round(value: float) -> str:
+    return f"{value:.4g}" if abs(value) > 1e-5 else "0"
+
+
+def _measured(case: WeightCase, got: Array) -> str:
+    """Which terms of a step do not have the weight that the right step gives them, in numbers."""
+    mine, right = _terms(case, got), _terms(case, weights.expected(case)["weights"])
+    if mine is None or right is None:
+        return ""
+    off = abs(mine - right) > 1e-4 * (1 + abs(right))
+    said = [
+        f"{name} counts {_round(m)} times in a step, {_round(r)} is right"
+        for name, m, r, wrong in zip(TERMS, mine, right, off, strict=True)
+        if wrong
+    ]
+    return "; ".join(said)
 
 
 def _words(name: str, bad: list[Any]) -> str:
     wrong = ", ".join(case.name for _, case, _ in bad)
-    known = {
-        "gradients refilled": "the buffer is the gradient's own memory, which the next backward "
-        "overwrites",
-        "the learning rate": "a changed learning rate is ignored, or rescales the past",
-        "two groups": "a group's own settings are not used",
-        "gradients that are": "a parameter whose gradient is None moves",
-        "thirty steps": f"wrong for {wrong} alone" if len(bad) < 3 else "",
-    }
-    return next((words for start, words in known.items() if name.startswith(start)), "")
+    if name.startswith(PLAIN_STEPS):
+        return f"wrong for {wrong} alone" if len(bad) < 3 else ""
+    return next((words for start, words in WORDS.items() if name.startswith(start)), "")
 
 
 def _run_sgd(make: _Maker, steps: Steps) -> tuple[list[Array], str]:
@@ -453,19 +550,19 @@ def _run_sgd(make: _Maker, steps: Steps) -> tuple[list[Array], str]:
     cases: list[WeightCase] = steps["cases"]
     parameters = [make.parameter(case.arrays["w"]) for case in cases]
     idle = make.parameter(np.ones((2, 2), cases[0].dtype))  # never gets a gradient
-    given: Any = [*parameters, idle]
+    given: Any = [*parameters, idle] if make.takes_none else parameters
     if "groups" in steps:
-        given = [{"params": [parameters[0], idle]}, {"params": parameters[1:], **steps["groups"]}]
+        first = [parameters[0], idle] if make.takes_none else parameters[:1]
+        given = [{"params": first}, {"params": parameters[1:], **steps["groups"]}]
     optimizer = make.optimizer(given)
     found: list[list[Array]] = [[] for _ in cases]
     changed = ""
     for t in range(len(cases[0].arrays["gradients"])):
         if "rates" in steps:
-            for group in _groups(optimizer):
-                group["lr"] = steps["rates"][t]
+            _set_rate(optimizer, steps["rates"][t])
         for i, (parameter, case) in enumerate(zip(parameters, cases, strict=True)):
             none = t in steps.get("none", {}).get(i, set())
-            gradient = None if none else case.arrays["gradients"][t]
+            gradient = None if none else case.arrays["gradients"][t] * make.sign
             make.set_grad(parameter, gradient, steps.get("in_place", False))
         with theirs():
             optimizer.step()
@@ -473,9 +570,10 @@ def _run_sgd(make: _Maker, steps: Steps) -> tuple[list[Array], str]:
             found[i].append(make.read(parameter.data))
             if parameter.grad is not None:
                 after = make.read(parameter.grad)
-                if not np.array_equal(after, case.arrays["gradients"][t]):
+                given_ = case.arrays["gradients"][t] * make.sign
+                if not np.array_equal(after, given_):
                     before = found[i][-2] if t else case.arrays["w"]
-                    decayed = case.arrays["gradients"][t] + case.settings["weight_decay"] * before
+                    decayed = given_ + case.settings["weight_decay"] * before
                     changed = "decay" if np.allclose(after, decayed, rtol=1e-5) else "scratch"
     if not np.array_equal(make.read(idle.data), np.ones((2, 2))):
         raise CannotRun("a parameter without a gradient moves")

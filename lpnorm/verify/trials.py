@@ -24,6 +24,7 @@ class Trial:
     got: Outcome | None
     raised: str = ""
     modified: str = ""  # the input it changed
+    reshaped: str = ""  # gradients of parameters that came with axes of length 1
     want: Outcome | None = None
     limits: dict[Arithmetic, dict[str, Array]] = field(default_factory=dict)
     variants: dict[Any, dict[str, Array] | None] = field(default_factory=dict)  # see `diagnosis`
@@ -84,8 +85,15 @@ def call(candidate: Candidate, case: Case, backward: bool = True) -> Trial:
             return Trial(case, None, str(error))
     arrays: list[Any] = [getattr(got, name) for name in OUTPUTS]
     copies: list[Any] = [None if a is None else np.array(a) for a in arrays]
+    reshaped = []
+    for i, name in ((2, "dgamma"), (3, "dbeta")):
+        a, shape = copies[i], case.gamma.shape
+        if a is not None and a.shape != shape and _without_ones(a) == _without_ones(case.gamma):
+            reshaped.append(f"{name} of shape {a.shape}")
+            copies[i] = a.reshape(shape)
     got = Outcome(*copies, modified=got.modified)
     trial = Trial(case, got, modified=got.modified)  # with copies: it may use its arrays again
+    trial.reshaped = " and ".join(reshaped)
     for name, a in given.items():
         if not np.array_equal(a, before[name], equal_nan=True):
             trial.modified = name
@@ -95,6 +103,10 @@ def call(candidate: Candidate, case: Case, backward: bool = True) -> Trial:
     if not candidate.affine:
         trial.got = Outcome(got.y, got.dx)
     return trial
+
+
+def _without_ones(a: Array) -> tuple[int, ...]:
+    return tuple(size for size in a.shape if size != 1)
 
 
 def seen(candidate: Candidate, case: Case) -> Case:
@@ -147,6 +159,7 @@ def error(
     largest = float(np.finfo(dtype).max)
     with np.errstate(all="ignore"):
         judged = np.isfinite(want) & (abs(want) + limit < 0.5 * largest)
+        judged |= np.isfinite(want) & np.isnan(limit)  # a limit that is NaN excuses nothing
         size = np.where(judged, abs(got - want), 0.0)
         fraction = np.where(size > 0, size / limit, 0.0)
     lost = judged & ~np.isfinite(got)
