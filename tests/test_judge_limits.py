@@ -150,6 +150,24 @@ def test_one_value_leaves_nan_in_the_statistics():
     limited(Unbiased, "makes running_var NaN", p=2, ndim=2, dtype="float64")
 
 
+def test_a_weight_of_zeros():
+    def forward(v, g):
+        size = np.sqrt((v * v).sum(tuple(range(1, v.ndim)), keepdims=True))
+        return v / size * g.reshape(size.shape)
+
+    limited(forward, "zeros gives NaN", layer="weight_norm", p=2, dtype="float64")
+
+
+@needs_torch
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*")
+def test_both_of_torchs_weight_norms():
+    new = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(5, 4))
+    old = torch.nn.utils.weight_norm(torch.nn.Linear(5, 4))
+    for candidate in (new, old):
+        report = check(candidate, layer="weight_norm", p=2)
+        assert report.ok and report.limits == ["a weight vector of zeros gives NaN"], str(report)
+
+
 class Momentum:
     """w - lr b, b = momentum b + g, on parameters with .data and .grad."""
 
@@ -268,6 +286,16 @@ def test_a_class_that_wants_arguments_could_not_run():
         forward = backward = None
 
     assert check(Wants, p=2).verdict == "could not run"
+
+
+@pytest.mark.parametrize("layer, name, value", [
+    ("weight_norm", "eps", 1.0), ("weight_norm", "ndim", 7), ("weight_norm", "running", "variance"),
+    ("bounded_weight_norm", "constant", None), ("weight_norm", "momentum", "new"),
+    ("sgd", "axis", 1), ("sgd", "backend", "torch"), ("sgd", "eps", 0.1),
+])  # fmt: skip
+def test_no_argument_is_dropped_in_silence(layer, name, value):
+    with pytest.raises(TypeError, match=f"^{name} is no argument for {layer}"):
+        check(Momentum, layer, **{name: value})
 
 
 def test_a_rate_in_an_attribute():

@@ -75,10 +75,21 @@ def check(
     if backend is not None and backend not in LIBRARIES:
         raise ValueError(f"backend must be one of {', '.join(LIBRARIES)}, got {backend!r}")
     if layer in LAYERS[2:]:
-        if layer == "sgd" and momentum is not None:
+        sgd = layer == "sgd"
+        given = {
+            "constant": constant is not ANY,
+            "eps": eps is not ANY,
+            "axis": sgd and axis is not None,
+            "ndim": ndim is not None,
+            "momentum": not sgd and momentum is not None,
+            "running": running is not None,
+            "backend": sgd and backend is not None,
+        }
+        for name in (name for name, there in given.items() if there):
+            raise TypeError(f"{name} is no argument for {layer}: it has no part in it")
+        if sgd and momentum is not None:
             settings["momentum"] = check_number("momentum", momentum)
-        report = Report(layer, None if layer == "sgd" else p, type(candidate).__name__)
-        report.strict = strict
+        report = Report(layer, None if sgd else p, type(candidate).__name__, strict=strict)
         return _steps(candidate, report, _dtypes(dtype), axis, backend, first_failure, settings)
     if settings:
         raise TypeError(f"{next(iter(settings))} is a setting of sgd, not of {layer}")

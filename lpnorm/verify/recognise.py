@@ -129,7 +129,8 @@ def _of_few_digits(
     measured = float(np.median(s / phi)) if s is not None else np.nan
     right = replace(usual, constant="paper").c(n)
     off = abs(measured / right - 1)
-    if not 1e-12 < off <= OTHER:
+    counted = [(n / (n - 1)) ** (sign / q) for sign in (1, -1) for q in (1, p)]  # another count
+    if not 1e-12 < off <= OTHER or any(abs(measured / right / k - 1) < 1e-9 for k in counted):
         return None
     for digits in range(3, 12):  # as it was written, if it was
         if abs(round(measured, digits) / measured - 1) < 1e-14:

@@ -239,11 +239,20 @@ def _run_module(module: Any, case: WeightCase) -> Outputs:
     import torch
 
     with theirs():
-        module = copy.deepcopy(module).to(getattr(torch, case.dtype))
+        # the older form keeps w, which is computed, as an attribute, and tensors that are computed
+        # cannot be copied: it is computed anew below
+        computed = {
+            id(t): t.detach().clone()
+            for t in vars(module).values()
+            if isinstance(t, torch.Tensor) and not t.is_leaf
+        }
+        module = copy.deepcopy(module, computed).to(getattr(torch, case.dtype))
         g, v = _parametrized(module)
         with torch.no_grad():
             v.copy_(torch.from_numpy(case.arrays["v"]))
             g.copy_(torch.from_numpy(case.arrays["g"]).reshape(g.shape))
+        for hook in module._forward_pre_hooks.values():
+            hook(module, ())
         w = module.weight
         gradients = torch.autograd.grad(w, [v, g], torch.from_numpy(case.arrays["dw"]))
         return _named(case, w.detach().numpy(), [a.numpy() for a in gradients], 0)
@@ -266,6 +275,16 @@ def _weight_laws(
     size = float(abs(first["w"]).max())
     why = "w depends on the direction of v alone: twice v gives the same w"
     yield _law("scale invariance", why, off / size, 8 * (n + 4) * u, "w changes with the size of v")
+    v = case.arrays["v"].copy()
+    v[0] = 0
+    why = "a weight vector of zeros has no direction: an error, or 0, but no NaN that spreads"
+    try:
+        w = call(replace(case, arrays={**case.arrays, "v": v}))["w"]
+        if not np.all(np.isfinite(w)):
+            words = "a weight vector of zeros gives NaN"
+            yield Check("zero vector", "limited", why, words, words)
+    except Raised as problem:
+        yield Check("zero vector", "skipped", why, f"it refuses it ({problem})")
     again = call(case)
     same = all(np.array_equal(first[k], again[k], equal_nan=True) for k in first)
     why = "the same input must give the same bits"
