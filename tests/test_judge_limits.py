@@ -371,6 +371,13 @@ def test_a_constant_of_few_digits_is_a_convention(constant):
     assert asked.diagnoses == [f"the constant is {constant:.8g}, 1.2533141 is right"]
 
 
+def test_no_constant_was_asked_for():
+    assert check(l1(1.0005), constant=None, **LAYER).diagnoses == [
+        "the constant is 1.0005, 1 is right"
+    ]
+    assert not check(l1(1.2533), constant=None, **LAYER).ok
+
+
 def test_another_constant_is_wrong():
     assert check(l1(1.25), **LAYER).diagnoses == ["the constant is 1.25, 1.2533141 is right"]
 

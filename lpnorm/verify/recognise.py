@@ -127,7 +127,7 @@ def _of_few_digits(
     d, s = _scale_of(candidate, layout, cases.gaps(n, groups) * 2.0**30, dtype)
     phi = (abs(d) ** p).mean(axis=1) ** (1 / p)
     measured = float(np.median(s / phi)) if s is not None else np.nan
-    right = replace(usual, constant="paper").c(n)
+    right = usual.c(n)
     off = abs(measured / right - 1)
     counted = [(n / (n - 1)) ** (sign / q) for sign in (1, -1) for q in (1, p)]  # another count
     if not 1e-12 < off <= OTHER or any(abs(measured / right / k - 1) < 1e-9 for k in counted):
@@ -148,7 +148,7 @@ def _of_few_digits(
             said = [f"the constant is {measured:.8g} ({right:.8g} to more digits)"]
             if tried.eps is not None and tried.eps != eps and place != "none":
                 said.append(f"eps is {tried.eps:.6g}")
-            same = off <= FEW_DIGITS and constant in ("any", None)
+            same = off <= FEW_DIGITS and constant == "any"
             return Recognised(tried, True, None, said if same else [], True, not same)
     return None
 
