@@ -372,9 +372,8 @@ def test_a_constant_of_few_digits_is_a_convention(constant):
 
 
 def test_no_constant_was_asked_for():
-    assert check(l1(1.0005), constant=None, **LAYER).diagnoses == [
-        "the constant is 1.0005, 1 is right"
-    ]
+    report = check(l1(1.0005), constant=None, **LAYER)
+    assert report.diagnoses == ["the constant is 1.0005, 1 is right"]
     assert not check(l1(1.2533), constant=None, **LAYER).ok
 
 
@@ -435,6 +434,15 @@ def test_the_gradient_in_evaluation():
     assert check(torch.nn.BatchNorm1d, p=2, ndim=2).ok
     report = check(Module, p=2, ndim=2)
     assert [c.check for c in report.failures] == ["gradient in evaluation"], str(report)
+
+
+@needs_torch
+def test_no_gradient_in_evaluation():
+    class Detached(torch.nn.BatchNorm1d):
+        def forward(self, x):
+            return super().forward(x) if self.training else super().forward(x).detach()
+
+    limited(Detached, "there is no gradient in evaluation mode", p=2, ndim=2)
 
 
 @needs_torch

@@ -245,8 +245,9 @@ class NormChecks:
             constant, wanted = self.conventions.constant, self.settings.constant
             compare = ""
             if isinstance(constant, float):
-                asked = "paper" if self.settings.constant == "any" else self.settings.constant
-                right = replace(self.conventions, constant=asked).c(self.n())
+                named = self.settings.constant
+                named = "paper" if named == "any" else named
+                right = replace(self.conventions, constant=named).c(self.n())
                 words = f"the constant is {constant:.8g}, {right:.8g} is right"
             else:
                 words = f"{CONSTANTS[constant]} is used; {CONSTANTS[wanted]} was asked for"
