@@ -535,7 +535,8 @@ def test_the_stall_is_predicted_as_it_is_measured():
         assert half_range._one_after_another(terms, n) == pytest.approx(measured, rel=0.02)
 
 
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [1, 2])
 def test_half_range(tmp_path, capsys, monkeypatch, every):
     """Every second scale, and sizes far apart, in this process; or all of the quick look."""
     monkeypatch.setattr(half_range, "ACCUMULATORS", [("float32", "pairwise_mean"), *HALVES])
