@@ -185,6 +185,8 @@ def _check_vectors(options: argparse.Namespace) -> int:
     for name in ("eps", "constant", "axis", "ndim", "backend", "momentum", "running"):
         if getattr(options, name) is not None:
             return _could_not_run(options.target, f"--{name} is for code, vectors name their own")
+    if options.strict:
+        return _could_not_run(options.target, "--strict is for code, vectors know no limits")
     layers, norms = ([each] if each else None for each in (options.layer, options.p))
     try:
         judged = check_vectors(options.target, layers, norms, options.dtype)

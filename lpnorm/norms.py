@@ -253,7 +253,7 @@ def gaussian_constant(p: Any, n: int, constant: str | None = "paper") -> float:
     The papers' constants for L-infinity, Top-k and Range grow with n as they should, but the factor
     is not right: C_inf(n) * E[max |z|] is 1.36 at n = 16, 1.44 at 4,096, 1.47 at 802,816 and tends
     to (1 + sqrt(pi ln 4))/2 = 1.54; for Range it tends to 2. So x_hat comes out with a standard
-    deviation of 0.70 (L-infinity) or 0.57 (Range) at n = 4,096; Top-10's goes from 1.35 at n = 16
+    deviation of 0.70 (L-infinity) or 0.56 (Range) at n = 4,096; Top-10's goes from 1.35 at n = 16
     to 0.80 there. "exact" is exact for a known mean. With the *sample* mean
     subtracted, as every normalizer does, the deviations are a little smaller and E[C * statistic]
     stays below 1 for small n. Measured with the exact constants over 400,000 groups each

@@ -33,7 +33,7 @@ def conv2d(
     plan = Plan(x.shape, w, windows, ordered)
     outputs, inputs, kh, _ = w.shape
     sides = *plan.matrix.shape, outputs, inputs * kh, plan.length, plan.out[2] * x.shape[3]
-    if 1 in sides:  # of a product, here or going back: NumPy's is another then
+    if 1 in sides:  # of a product, here or in `convolution_backward`: NumPy's is another then
         return products.conv2d(x, w, bias, windows)
     xs, y = stored(x), memory.empty(plan.out, x.dtype)
     name = NAME[x.dtype]

@@ -453,34 +453,32 @@ class TorchModule(Candidate):
         self.kind = f"torch module {type(module).__name__}"
         eps = getattr(module, "eps", None)
         self.eps = float(eps) if isinstance(eps, (int, float)) else None
-        named = self._names(module)
-        self.affine, self.shift = named[0] is not None, named[1] is not None
-        self.taken = [
-            f"{ours} = {theirs_}"
-            for ours, theirs_ in zip(("gamma", "beta"), named, strict=True)
-            if theirs_ is not None
-        ]
+        self.names = self._names(module)
+        self.affine, self.shift = (name is not None for name in self.names)
+        pairs = zip(("gamma", "beta"), self.names, strict=True)
+        self.taken = [f"{ours} = {name}" for ours, name in pairs if name is not None]
 
     def _names(self, module: Any) -> list[str | None]:
         """Which parameters are gamma and beta: by the last part of their names, at any depth; or
         by what they begin as, ones and zeros; or else in the order they have."""
         left = {name: q.detach().cpu() for name, q in module.named_parameters()}
-        found: list[str | None] = []
-        for names in (self.GAMMA, self.BETA):
-            ranked = [n for own in names for n in left if n.rpartition(".")[2].lower() == own]
-            found.append(ranked[0] if ranked else None)
-            left.pop(ranked[0] if ranked else "", None)
+        found: list[str | None] = [None, None]
+        for i, known in enumerate((self.GAMMA, self.BETA)):
+            named = [n for own in known for n in left if n.rpartition(".")[2].lower() == own]
+            for name in named[:1]:
+                found[i] = name
+                del left[name]
         for i, start in enumerate((1, 0)):
-            if found[i] is None and left:
-                like = [name for name, q in left.items() if bool((q == start).all())]
-                found[i] = (like or list(left))[0]
-                del left[str(found[i])]
+            like = [name for name, q in left.items() if bool((q == start).all())]
+            for name in [*like, *left][:1] if found[i] is None else ():
+                found[i] = name
+                del left[name]
         return found
 
     def _parameters(self, module: Any) -> list[Any]:
         """gamma and beta, None for what it has not."""
         named = dict(module.named_parameters())
-        return [None if name is None else named[name] for name in self._names(module)]
+        return [None if name is None else named[name] for name in self.names]
 
     def fresh(self, parameter: Array | None, dtype: Any, count: int = 3) -> Any:
         """A new module for this many channels (values, in layer norm), in this dtype."""
@@ -495,15 +493,16 @@ class TorchModule(Candidate):
         """A lazy module has no parameters before it sees an array; evaluation changes no others."""
         import torch
 
-        first: Exception | None = None
+        raised: list[Exception] = []
         for ndim in (4, 3, 2, 5):
-            if not any(map(torch.nn.parameter.is_lazy, module.parameters())):
-                return module.train()
-            try:
-                module.eval()(torch.zeros((2, count) + (2,) * (ndim - 2)))
-            except Exception as error:
-                first = first or error
-        raise first or Raised("it has parameters without a shape")
+            if any(map(torch.nn.parameter.is_lazy, module.parameters())):
+                try:
+                    module.eval()(torch.zeros((2, count) + (2,) * (ndim - 2)))
+                except Exception as error:
+                    raised.append(error)
+        if len(raised) == 4:
+            raise raised[0]
+        return module.train()
 
     def set(self, module: Any, gamma: Array, beta: Array) -> list[Any]:
         """Give the module these parameters; returns its own (None where it has none)."""

@@ -51,11 +51,12 @@ def check(
     momentum means and what the running statistic holds; None recognises them.
     backend: "numpy", "cupy", "torch" or "jax" for a function whose library its code does not name.
     first_failure: stop there (for testing many). strict: right values with limits are not ok.
-    For "sgd" settings are lr, momentum, dampening, nesterov, weight_decay and decoupled, those of
-    the optimizer itself where they are not given.
+    For "sgd" settings are lr, momentum, dampening, nesterov, weight_decay, decoupled and maximize,
+    those of the optimizer itself where they are not given.
 
     Returns a Report; str() of it is for people. A candidate that cannot be run at all gives
-    verdict "could not run". Raises ValueError or TypeError for wrong arguments of its own.
+    verdict "could not run". Raises ValueError or TypeError for wrong arguments of its own, also for
+    one that has no part in the layer.
     """
     if layer not in LAYERS:
         raise ValueError(f"layer must be one of {', '.join(LAYERS)}, got {layer!r}")

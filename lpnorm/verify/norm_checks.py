@@ -46,7 +46,6 @@ class NormChecks:
     repeats = True  # two calls give the same
     values_wrong = False  # known, or wrong in random values: hints and laws say no more
     modified: tuple[str, ...] = ()  # inputs that were written to
-    limited: tuple[str, ...] = ()  # limits that were told
 
     def __init__(self, candidate: Candidate, settings: Settings, report: Report) -> None:
         self.candidate, self.settings, self.report = candidate, settings, report
@@ -277,8 +276,7 @@ class NormChecks:
                 manners = "a caller's arrays must stay as they were"
                 words = f"{trial.modified} is modified: a caller's array must stay as it was"
                 yield Check(f"inputs unmodified, {name}", "failed", manners, words, words)
-            if trial.reshaped and "shape" not in self.limited:
-                self.limited += ("shape",)
+            if trial.reshaped and trial.case.name == "random values":
                 manners = "a gradient must have its parameter's shape, or an optimizer spreads it"
                 words = f"it gives {trial.reshaped} for a parameter of {trial.case.gamma.shape}"
                 yield Check("shapes of the gradients", "limited", manners, words, words)
@@ -411,7 +409,7 @@ class NormChecks:
             return
         judge(trial, self.conventions)
         got, want = trial.values("y")
-        if not np.median(abs(got - want)) <= 0.1:
+        if not np.median(abs(got - want)) <= 0.1:  # y is about 1; float16 sums lose 0.01 of it
             what = f"{size[1]:,} values near 100 (deviation 16)"
             lost = "beta" if np.all(np.isfinite(got)) else "NaN"
             words = f"sums are kept in float16 and overflow: {what} give {lost}"
@@ -427,15 +425,20 @@ class NormChecks:
                 yield name
 
     def _cancels(self, trial: Trial, found: list[Error]) -> bool:
-        """Is it right but for what E[x^2] - E[x]^2 loses? With r = mean / deviation both are larger
-        than the variance by r^2, and so are their errors."""
+        """Is it right but for what E[x^2] - E[x]^2 loses?
+
+        With r = mean / deviation, E[x^2] = (1 + r^2) var and E[x]^2 = r^2 var. A mean of squares
+        has the relative error of the mean of squares that the bound allows for, so the difference
+        has (1 + 2 r^2) times the error of the variance, at most; less than twice (1 + r^2). Half of
+        it goes into the scale, as half of the variance's does. From r = 4 on, where that is much.
+        """
         if self.p != 2:
             return False
         rows = trial.case.layout.rows(trial.case.x.astype("float64"))
         if not np.all(rows.std(axis=1)):
             return False
         r = abs(rows.mean(axis=1)) / rows.std(axis=1)
-        more = 4 * (1 + float(r.max()) ** 2)
+        more = 2 * (1 + float(r.max()) ** 2)
         return r.max() > 4 and all(e.fraction <= more for e in found)
 
     def _undefined_constant(self, trial: Trial) -> bool:
@@ -472,9 +475,9 @@ def _wrong(found: list[Error]) -> list[str]:
 
 
 ONE_PASS = (
-    "the variance is computed as E[x^2] - E[x]^2: where the mean is r times the deviation, about "
-    "r^2 u / 2 of y is lost, a thousandth from r = 180 on in float32 (u = 6e-8) and from 4 million "
-    "on in float64"
+    "digits are lost as in a variance computed as E[x^2] - E[x]^2: where the mean is r times the "
+    "deviation about r^2 u / 2 of y, a thousandth from r = 180 on in float32 (u = 6e-8) and from "
+    "4 million on in float64"
 )
 USUAL = (
     "random values",

@@ -107,7 +107,9 @@ def recognise(
     return measured or Recognised(usual, False)
 
 
-FEW_DIGITS, OTHER = 1e-4, 1e-2  # how far off a constant is the same one, and is still a constant
+# How far off a constant is meant to be the right one (four digits), and is still a constant: the
+# catalogue's mistakes (n - 1 for n, the constant twice or not at all) are further off, or counted
+FEW_DIGITS, OTHER = 1e-4, 1e-2
 
 
 def _of_few_digits(
@@ -120,12 +122,15 @@ def _of_few_digits(
     eps: float | None,
     constant: Any,
 ) -> Recognised | None:
-    """A constant like 1.2533, measured where eps is nothing; None if y is something else."""
+    """A constant like 1.2533, None if y is something else.
+
+    On deviations of 2^30 eps is nothing, and y = gamma d / (C phi) + beta gives C = s / phi.
+    """
     p = usual.p
     if dtype != "float64" or not isinstance(p, (int, float)) or p in (2, np.inf):
         return None
     d, s = _scale_of(candidate, layout, cases.gaps(n, groups) * 2.0**30, dtype)
-    phi = (abs(d) ** p).mean(axis=1) ** (1 / p)
+    phi = as_norm(p).statistic(d, FLOAT64)[:, 0]
     measured = float(np.median(s / phi)) if s is not None else np.nan
     right = usual.c(n)
     off = abs(measured / right - 1)
@@ -136,20 +141,20 @@ def _of_few_digits(
         if abs(round(measured, digits) / measured - 1) < 1e-14:
             measured = round(measured, digits)
             break
-    estimates = [_estimate(candidate, p, layout, dtype, groups, n, "added", measured)]
-    for own in (usual.eps, *estimates):
-        if own is not None and not 0 <= own < 1e3:
-            continue
-        probing = _probes(candidate, p, layout, dtype, groups, n, own, False)
-        for place in ("added", "root", "statistic", "none"):
-            tried = Conventions(p, place, measured, 0.0 if place == "none" else own)
+    same = off <= FEW_DIGITS and constant == "any"
+    for place in ("added", "root", "statistic", "none"):
+        estimate = _estimate(candidate, p, layout, dtype, groups, n, place, measured)
+        for own in [0.0] if place == "none" else [usual.eps, estimate]:
+            if own is not None and not 0 <= own < 1e3:
+                continue
+            tried = Conventions(p, place, measured, own)
+            probing = _probes(candidate, p, layout, dtype, groups, n, own, False)
             if probing is None or _best(probing, [tried]) is None:
                 continue
             said = [f"the constant is {measured:.8g} ({right:.8g} to more digits)"]
-            if tried.eps is not None and tried.eps != eps and place != "none":
-                said.append(f"eps is {tried.eps:.6g}")
-            same = off <= FEW_DIGITS and constant == "any"
-            return Recognised(tried, True, None, said if same else [], True, not same)
+            if own and own != eps:
+                said.append(f"eps is {own:.6g}")
+            return Recognised(tried, True, said=said if same else [], other_constant=not same)
     return None
 
 

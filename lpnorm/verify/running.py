@@ -429,7 +429,8 @@ class _Modes:
         want, bare = self._scaled(case.dy, gamma / s), self._scaled(case.dy, 1 / s)
 
         def close(want: Array) -> bool:
-            return bool(np.all(abs(got - want) <= 64 * self.u * (abs(want) + abs(want).max())))
+            """s, its reciprocal and the products round a dozen times, at most."""
+            return bool(np.all(abs(got - want) <= 24 * self.u * abs(want)))
 
         if close(want):
             yield Check("gradient in evaluation", "passed", why, "it is")
