@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lpnorm.verify import variants
+from lpnorm.verify import formula
 from lpnorm.verify.cases import Layout
 from lpnorm.verify.reference import default_place
 
@@ -26,7 +26,7 @@ def pair(lines, p, layer="batch_norm", axis=1, constant="paper"):
             "place": default_place(p),
             "constant": constant,
         }
-        return variants.run(variants.NORM, given, lines)
+        return formula.NORM.run(given, lines)
 
     def forward(x, gamma, beta, eps):
         v = values(x, gamma, beta, eps, np.zeros_like(x))

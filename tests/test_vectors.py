@@ -14,21 +14,20 @@ import lpnorm
 from lpnorm.cli import main
 from lpnorm.decay import SGD
 from lpnorm.nn import Parameter
-from lpnorm.verify import oracle, variants, vectors, vectors_check, weights
+from lpnorm.verify import kinks, oracle, vectors, vectors_check, weights
 from lpnorm.verify.candidates import CannotRun
-from lpnorm.verify.diagnosis import given
-from lpnorm.verify.mistakes import BACKWARD, FORWARD
-from lpnorm.verify.reference import Arithmetic, Conventions, default_place
-from lpnorm.verify.trials import Trial
+from lpnorm.verify.cases import Case, Outcome
+from lpnorm.verify.formula import NORM
+from lpnorm.verify.mistakes import BACKWARD, DESCENT, FORWARD, WEIGHTS
+from lpnorm.verify.reference import Arithmetic, Conventions, default_place, given
 from lpnorm.verify.vectors import DTYPES, LAYERS, NORMS, plan, write
 from lpnorm.verify.vectors_check import check_vectors
 from lpnorm.verify.vectors_schema import FLAGS
-from lpnorm.verify.weights import WeightCase
 
 
 def library(vector, accumulate=None):
     """What this library gives for a case."""
-    a, case = vector.inputs, vector.case
+    a, case = vector.case.arrays, vector.case
     accumulate = accumulate if case.dtype == "float16" else None
     if vector.layer == "sgd":
         parameter, found = Parameter(a["w"].copy(), "w"), []
@@ -246,7 +245,7 @@ def plainly(place=None, constant="paper", tie=None):
     def compute(vector):
         case, p = vector.case, NORMS[vector.p]
         conventions = Conventions(p, place or default_place(p), constant)
-        start = given(Trial(case, None), conventions)
+        start = given(case, conventions)
         replaced = {}
         if tie == "first":  # of L-infinity, the first of those tied
 
@@ -259,7 +258,7 @@ def plainly(place=None, constant="paper", tie=None):
                 return v.slope * case.layout.array(h)
 
             replaced["h"] = first
-        v = variants.run(variants.NORM, start, replaced)
+        v = NORM.run(start, replaced)
         shapes = {"y": case.x.shape, "dx": case.x.shape}
         found = {}
         for name in ("y", "dx", "dgamma", "dbeta"):
@@ -322,7 +321,7 @@ def test_another_constant_is_wrong_since_the_cases_name_theirs(tmp_path):
 def test_an_eps_of_its_own_is_wrong(tmp_path):
     def compute(vector):
         case = vector.case
-        object.__setattr__(case, "eps", 1e-3)
+        case.settings["eps"] = 1e-3
         return plainly()(vector)
 
     filters = {"layers": ["batch_norm"], "norms": ["1"], "dtypes": ["float32"]}
@@ -335,7 +334,7 @@ def test_torch_optim_sgd_and_its_weight_norm_are_correct(tmp_path):
     torch = pytest.importorskip("torch")
 
     def compute(vector):
-        case, a = vector.case, vector.inputs
+        case, a = vector.case, vector.case.arrays
         if vector.layer == "sgd":
             settings = dict(case.settings)
             if settings.pop("decoupled"):  # torch's SGD has none
@@ -366,14 +365,14 @@ def wrong(vector, mistake):
     """What a program with this mistake gives; {} where it cannot."""
     case = vector.case
     with np.errstate(all="ignore"):
-        if isinstance(case, WeightCase):
+        if case.layout is None:
             want, found = weights.expected(case), weights.values(case, mistake.lines)
         else:
             conventions = Conventions(NORMS[vector.p], default_place(NORMS[vector.p]))
-            start = given(Trial(case, None), conventions)
+            start = given(case, conventions)
             want = {"y": case.x, "dx": case.x, "dgamma": case.gamma, "dbeta": case.beta}
             try:
-                v = variants.run(variants.NORM, start, mistake.lines)
+                v = NORM.run(start, mistake.lines)
             except (ValueError, TypeError, IndexError, ZeroDivisionError):
                 return {}
             found = {name: np.asarray(getattr(v, name)) for name in want}
@@ -389,7 +388,7 @@ def catalogue(layer, p):
     if layer in ("batch_norm", "layer_norm"):
         return [m for m in FORWARD + BACKWARD if m.applies(layer, NORMS[p])]
     p = None if p is None else NORMS[p]
-    return [m for m in weights.MISTAKES if layer in m.layers and m.applies(p)]
+    return [m for m in (DESCENT if layer == "sgd" else WEIGHTS) if m.applies(layer, p)]
 
 
 def judged(layer, p, dtype, mistake):
@@ -399,12 +398,7 @@ def judged(layer, p, dtype, mistake):
     report = vectors_check.Report(layer, p, "vectors")
     if not pairs:
         return None
-    if layer in ("batch_norm", "layer_norm"):
-        judge = vectors_check._judge_norm
-    else:
-        judge = vectors_check._judge_steps
-    with np.errstate(all="ignore"):
-        report.checks += judge(pairs, report)
+    vectors_check.judge(pairs, report)
     return report
 
 
@@ -460,12 +454,12 @@ def test_a_tie_with_too_many_shares_is_wrong(tmp_path):
 
     def full(vector):
         case = vector.case
-        v = variants.run(variants.NORM, given(Trial(case, None), Conventions(math.inf, "added")))
+        v = NORM.run(given(case, Conventions(math.inf, "added")))
         size = abs(v.d)
         h = v.C * np.sign(v.d) * (size == size.max(axis=v.axes, keepdims=True))
         lines = {"h": lambda v: h}
-        start = given(Trial(case, None), Conventions(math.inf, "added"))
-        v = variants.run(variants.NORM, start, lines)
+        start = given(case, Conventions(math.inf, "added"))
+        v = NORM.run(start, lines)
         return {"y": v.y, "dx": v.dx}
 
     filters = {"layers": ["batch_norm"], "norms": ["inf"], "dtypes": ["float64"]}
@@ -481,7 +475,7 @@ def test_weight_norm_at_ties_is_judged_by_membership(p):
     (vector,) = (v for v in plan(["weight_norm"], [p], ["float64"]) if "ties" in v.flags)
     case = vector.case
     right = weights.expected(case)
-    assert weights.membership(case, right)[0]
+    assert kinks.weight_membership(case, right, "")[0].status == "passed"
     for size, ok in ((1.0, p == "1"), (3.0, False)):  # of h where v is tied or 0
 
         def other(v, size=size):
@@ -489,7 +483,8 @@ def test_weight_norm_at_ties_is_judged_by_membership(p):
             return np.where(at, size if p == "1" else size * np.sign(v.v), v.h0)
 
         found = weights.values(case, {"h": other})
-        assert weights.membership(case, {"dv": found["dv"]})[0] == ok
+        check, _ = kinks.weight_membership(case, Outcome(dv=found["dv"]), "")
+        assert (check.status == "passed") == ok
     assert vector.case.p == (1 if p == "1" else math.inf)
 
 
@@ -587,7 +582,7 @@ def test_the_library_is_within_the_bounds_of_the_weight_norms(dtype):
         for scale in (2.0**-6, 1.0, 2.0**6):
             v = (rng.standard_normal((4, 3, 5)) * scale).astype(dtype)
             g, dw = rng.uniform(0.5, 2, 4).astype(dtype), rng.standard_normal(v.shape).astype(dtype)
-            case = WeightCase("", "", "weight_norm", p, {"v": v, "g": g, "dw": dw})
+            case = Case("", "", "weight_norm", {"v": v, "g": g, "dw": dw}, p=p)
             limit = weights.allowed(case, Arithmetic(vectors.accumulator(dtype)))
             w, cache = lpnorm.weight_norm(v, g, p)
             dv, dg = lpnorm.weight_norm_backward(dw, cache)
@@ -605,10 +600,10 @@ def test_sgd_values_are_those_of_the_oracle_and_torch():
         settings = dict(vector.case.settings)
         if settings.pop("decoupled"):
             continue
-        w = torch.nn.Parameter(torch.from_numpy(vector.inputs["w"].copy()))
+        w = torch.nn.Parameter(torch.from_numpy(vector.case.arrays["w"].copy()))
         optimizer = torch.optim.SGD([w], **settings)
-        steps = oracle.sgd(vector.inputs["w"], vector.inputs["gradients"], **settings)
-        for gradient, want in zip(vector.inputs["gradients"], steps, strict=True):
+        steps = oracle.sgd(vector.case.arrays["w"], vector.case.arrays["gradients"], **settings)
+        for gradient, want in zip(vector.case.arrays["gradients"], steps, strict=True):
             w.grad = torch.from_numpy(gradient.copy())
             optimizer.step()
             np.testing.assert_allclose(w.detach().numpy(), want, rtol=1e-13)

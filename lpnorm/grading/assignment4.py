@@ -10,14 +10,16 @@ import numpy as np
 from lpnorm.grading.functions import Functions
 from lpnorm.grading.rubric import NOT_JUDGED, Assignment, Item, Question, compare, parts
 from lpnorm.verify import weights
+from lpnorm.verify.cases import Case
+from lpnorm.verify.diagnosis import known
+from lpnorm.verify.mistakes import WEIGHTS
 from lpnorm.verify.reference import arithmetics
-from lpnorm.verify.weights import WeightCase
 
 Array = np.ndarray
 NORMS = (2, 1, 3, 1.5)
 
 
-def _cases(rng: np.random.Generator, layer: str, norms: Sequence[float]) -> list[WeightCase]:
+def _cases(rng: np.random.Generator, layer: str, norms: Sequence[float]) -> list[Case]:
     """Random v of several shapes; entries keep away from 0, where the L1 norm has a kink."""
     found = []
     for p in norms:
@@ -29,11 +31,11 @@ def _cases(rng: np.random.Generator, layer: str, norms: Sequence[float]) -> list
                 arrays["g"] = rng.uniform(0.5, 2, shape[0]) * rng.choice([-1.0, 1.0], shape[0])
             else:
                 settings["rho"] = float(rng.uniform(0.5, 4))
-            found.append(WeightCase("secret", "", layer, p, arrays, settings))
+            found.append(Case("secret", "", layer, arrays, settings, p))
     return found
 
 
-def _wrong(pairs: list[tuple[WeightCase, dict[str, Any]]], name: str) -> str:
+def _wrong(pairs: list[tuple[Case, dict[str, Any]]], name: str) -> str:
     """What is wrong with one output of the cases, "" if nothing is; named if it is known."""
     words = ""
     for case, got in pairs:
@@ -49,13 +51,13 @@ def _wrong(pairs: list[tuple[WeightCase, dict[str, Any]]], name: str) -> str:
         return ""
     for outputs in (list(pairs[0][1]), [name]):  # what explains all of them, or else this one
         for p in NORMS:
-            found = weights.diagnose(_usable(pairs, p, outputs))
+            found = known(_usable(pairs, p, outputs))
             if found is not None:
                 return found.words
     return words
 
 
-def _usable(pairs: list[tuple[WeightCase, dict[str, Any]]], p: float, outputs: list[str]) -> Any:
+def _usable(pairs: list[tuple[Case, dict[str, Any]]], p: float, outputs: list[str]) -> Any:
     """Cases of one norm as the judge wants them: arrays of the right shapes."""
     found = []
     for case, got in pairs:
@@ -81,7 +83,7 @@ def _forward(name: str, layer: str) -> Any:
     return judge
 
 
-def _second(case: WeightCase) -> tuple[Any, ...]:
+def _second(case: Case) -> tuple[Any, ...]:
     if case.layer == "weight_norm":
         return (case.arrays["g"].copy(),)
     return (case.settings["rho"], case.p)
@@ -94,7 +96,7 @@ def _backward(name: str, of: str, layer: str, outputs: tuple[str, ...]) -> Any:
     def judge(functions: Functions, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
         f, b = functions.get(of, keep=(1,)), functions.get(name)
 
-        def run(case: WeightCase) -> dict[str, Any]:
+        def run(case: Case) -> dict[str, Any]:
             w, cache = parts(f(case.arrays["v"].copy(), *_second(case)), "w", "cache")
             given = b(case.arrays["dw"].copy(), cache)
             gradients = (given,) if bounded else parts(given, *outputs)
@@ -122,7 +124,7 @@ def _backward(name: str, of: str, layer: str, outputs: tuple[str, ...]) -> Any:
 
 def _own(
     f: Callable[..., Any],
-    case: WeightCase,
+    case: Case,
     got: dict[str, Any],
     output: str,
     rng: np.random.Generator,
@@ -148,12 +150,12 @@ def _own(
     return f"{output} is not the derivative of this forward (which is wrong itself)"
 
 
-def _at_zero(run: Callable[[WeightCase], dict[str, Any]], p: float, rng: Any) -> str:
+def _at_zero(run: Callable[[Case], dict[str, Any]], p: float, rng: Any) -> str:
     """Weights that are exactly 0: sign(0) = 0, and no NaN."""
     v = rng.choice([-2.0, -1.0, 1.0, 3.0], (3, 6))
     v[:, 1] = v[1, 4] = 0
     arrays = {"v": v, "dw": rng.standard_normal(v.shape)}
-    case = WeightCase("zeros", "", "bounded_weight_norm", p, arrays, {"rho": 1.5})
+    case = Case("zeros", "", "bounded_weight_norm", arrays, {"rho": 1.5}, p)
     return compare(f"dv with zeros in v, p = {p}", run(case)["dv"], weights.expected(case)["dv"])
 
 
@@ -161,13 +163,13 @@ def _rho(functions: Functions, rng: np.random.Generator) -> Iterator[tuple[str, 
     f = functions.get("bounded_norm")
     words = ""
     for case in _cases(rng, "bounded_weight_norm", NORMS):
-        known = {
+        wrong = {
             mistake.diagnosis: weights.values(case, mistake.lines)["bounded_norm"]
-            for mistake in weights.MISTAKES
-            if set(mistake.lines) == {"bounded_norm"} and mistake.applies(case.p)
+            for mistake in WEIGHTS
+            if set(mistake.lines) == {"bounded_norm"} and mistake.applies(case.layer, case.p)
         }
         want = weights.expected(case)["bounded_norm"]
-        words = words or compare(f"p = {case.p}", f(case.arrays["v"].copy(), case.p), want, known)
+        words = words or compare(f"p = {case.p}", f(case.arrays["v"].copy(), case.p), want, wrong)
     yield "values", words
 
 

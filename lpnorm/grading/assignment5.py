@@ -10,7 +10,8 @@ import numpy as np
 from lpnorm.grading.functions import Functions, Unusable
 from lpnorm.grading.rubric import NOT_JUDGED, Assignment, Item, Question, compare, parts
 from lpnorm.verify import oracle, weights
-from lpnorm.verify.weights import WeightCase
+from lpnorm.verify.cases import Case
+from lpnorm.verify.diagnosis import known
 
 Array = np.ndarray
 
@@ -26,7 +27,7 @@ PLANS = (  # item, momentum, decay
 
 def _sgd(functions: Functions, rng: np.random.Generator) -> Iterator[tuple[str, str]]:
     f = functions.get("sgd_step")
-    pairs: dict[str, list[tuple[WeightCase, dict[str, Array]]]] = {}
+    pairs: dict[str, list[tuple[Case, dict[str, Array]]]] = {}
     changed = False
     for item, momentum, decay in PLANS:
         case = _run(rng, momentum, decay)
@@ -49,21 +50,21 @@ def _sgd(functions: Functions, rng: np.random.Generator) -> Iterator[tuple[str, 
         yield "edges", "an array it was given is changed: return new ones" if changed else ""
 
 
-def _run(rng: np.random.Generator, momentum: float, decay: float) -> WeightCase:
+def _run(rng: np.random.Generator, momentum: float, decay: float) -> Case:
     """Four steps with random gradients."""
     arrays = {"w": rng.standard_normal((3, 4)), "gradients": rng.standard_normal((4, 3, 4))}
     settings = {"lr": float(rng.uniform(0.05, 0.5)), "momentum": momentum, "dampening": 0.0}
     settings |= {"nesterov": False, "weight_decay": decay, "decoupled": False}
-    return WeightCase("secret", "", "sgd", None, arrays, settings)
+    return Case("secret", "", "sgd", arrays, settings)
 
 
-def _wrong(pairs: list[tuple[WeightCase, dict[str, Array]]]) -> str:
+def _wrong(pairs: list[tuple[Case, dict[str, Array]]]) -> str:
     for case, got in pairs:
         s = case.settings
         name = f"with momentum {s['momentum']} and decay {s['weight_decay']} w [step, row, column]"
         if words := compare(name, got["weights"], weights.expected(case)["weights"]):
-            known = weights.diagnose(pairs) or weights.diagnose([(case, got)])
-            return known.words if known else words
+            said = known(pairs) or known([(case, got)])
+            return said.words if said else words
     return ""
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from lpnorm.files import atomic
 from lpnorm.norms import Range, TopK, as_norm
 from lpnorm.verify.candidates import CannotRun, line
-from lpnorm.verify.judge import check
+from lpnorm.verify.judge import JudgeError, check
 
 
 def load(target: str) -> Any:
@@ -87,15 +87,11 @@ def main(request: str, answer: str) -> int:
             result["error"] = report.failures[0].detail
     except CannotRun as error:
         result = {"ok": False, "ran": False, "error": str(error).splitlines()[0]}
-    except Exception as error:
-        # `check` names wrong arguments at once; what is raised further in is the judge's own
-        inside = any(
-            frame.name == "_all_checks" for frame in traceback.extract_tb(error.__traceback__)
-        )
-        words = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if inside or not isinstance(error, (ValueError, TypeError)):
-            traceback.print_exc()
-            words = f"an error of the judge, not of the candidate ({line(error)})"
+    except (ValueError, TypeError) as error:  # wrong arguments, named
+        result = {"ok": False, "ran": False, "error": str(error).splitlines()[0]}
+    except JudgeError as error:
+        traceback.print_exc()
+        words = f"an error of the judge, not of the candidate ({error})"
         result = {"ok": False, "ran": False, "error": words}
     with atomic(answer) as path:
         path.write_text(json.dumps(result), encoding="utf-8")

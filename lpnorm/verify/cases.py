@@ -8,25 +8,29 @@ exactly the numbers the candidate gets.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from lpnorm.arrays import from_rows, to_rows
-from lpnorm.norms import Range, TopK
+from lpnorm.verify.formula import from_rows, rows_of
 
 Array = np.ndarray
 GROUPS = 3
+OUTPUTS = ("y", "dx", "dgamma", "dbeta")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How rows lie in an array of `ndim` axes: channels on `axis`, or `axis` normalized over."""
+    """How rows lie in an array of `ndim` axes: channels on `axis`, or `axis` normalized over.
+
+    sizes: how long the axes are that are normalized over, where that is not free.
+    """
 
     layer: str
     ndim: int
     axis: Any
+    sizes: tuple[int, ...] | None = None
 
     @property
     def reduced(self) -> tuple[int, ...]:
@@ -45,7 +49,9 @@ class Layout:
     def shape(self, groups: int, n: int) -> tuple[int, ...]:
         sizes = [0] * self.ndim
         for axes, count in ((self._others(self.reduced), groups), (self.reduced, n)):
-            for a, size in zip(axes, _factors(count, len(axes)), strict=True):
+            fixed = self.sizes if axes == self.reduced and self.sizes else ()
+            free = math.prod(fixed) != count or len(fixed) != len(axes)
+            for a, size in zip(axes, _factors(count, len(axes)) if free else fixed, strict=True):
                 sizes[a] = size
         return tuple(sizes)
 
@@ -53,7 +59,7 @@ class Layout:
         return np.asarray(from_rows(rows, self.shape(*rows.shape), self.reduced))
 
     def rows(self, array: Array) -> Array:
-        return np.asarray(to_rows(array, self.reduced))
+        return np.asarray(rows_of(array, self.reduced))
 
     def wide(self, parameter: Array, shape: tuple[int, ...]) -> Array:
         """gamma or beta with x's number of axes, to broadcast against it."""
@@ -75,24 +81,83 @@ def _factors(n: int, count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Case:
-    """One probe: a name, why it is tried, and the arrays, all of one dtype."""
+    """One probe: a name, why it is tried, the arrays, all of one dtype, and what it is run with.
+
+    arrays: x, gamma, beta, dy (batch and layer norm); v, dw and g (weight norm); w and gradients
+    (SGD: one a step). settings: eps; rho (bounded weight norm); those of SGD. p: of a weight norm;
+    a normalizer's is in its conventions. flags: what it shows, for who decides by it.
+    """
 
     name: str
     why: str
-    x: Array
-    gamma: Array
-    beta: Array
-    dy: Array
-    eps: float
-    layout: Layout
+    layer: str
+    arrays: dict[str, Array]
+    settings: dict[str, Any] = field(default_factory=dict)
+    p: Any = None
+    layout: Any = None  # a normalizer's Layout
+    flags: frozenset[str] = frozenset()
+
+    @property
+    def x(self) -> Array:
+        return self.arrays["x"]
+
+    @property
+    def gamma(self) -> Array:
+        return self.arrays["gamma"]
+
+    @property
+    def beta(self) -> Array:
+        return self.arrays["beta"]
+
+    @property
+    def dy(self) -> Array:
+        return self.arrays["dy"]
+
+    @property
+    def eps(self) -> float:
+        return float(self.settings["eps"])
 
     @property
     def dtype(self) -> str:
-        return str(self.x.dtype)
+        return str(next(iter(self.arrays.values())).dtype)
+
+    @property
+    def n(self) -> int:
+        """The values that are normalized together."""
+        if self.layout is None:
+            return int(self.arrays["v"][0].size)
+        return math.prod(self.x.shape[a] for a in self.layout.reduced)
+
+    def but(self, **changed: Any) -> Case:
+        """The case with other arrays or settings."""
+        arrays = {name: changed.pop(name, a) for name, a in self.arrays.items()}
+        return replace(self, arrays=arrays, settings={**self.settings, **changed})
+
+
+class Outcome(dict[str, Any]):
+    """What one call gave, NumPy arrays by name; as an attribute, None for what is not there.
+
+    modified: the input it changed, where that is not to be seen in the array itself.
+    """
+
+    def __init__(self, *outputs: Array | None, modified: str = "", **named: Array | None) -> None:
+        given = {**dict(zip(OUTPUTS, outputs, strict=False)), **named}
+        super().__init__({name: a for name, a in given.items() if a is not None})
+        self.modified = modified
+
+    def __getattr__(self, name: str) -> Any:
+        return self.get(name)
 
 
 def build(
-    name: str, why: str, rows: Array, layout: Layout, dtype: str, eps: float, seed: int = 0
+    name: str,
+    why: str,
+    rows: Array,
+    layout: Layout,
+    dtype: str,
+    eps: float,
+    seed: int = 0,
+    flags: str = "",
 ) -> Case:
     """A case of these rows with random gamma (of both signs), beta and upstream gradient.
 
@@ -103,9 +168,10 @@ def build(
     shape = tuple(x.shape[a] for a in layout.affine)
     gamma = half(rng.uniform(0.5, 2.0, shape) * np.where(rng.permuted(_alternate(shape)), -1, 1))
     beta, dy = half(rng.uniform(-2, 2, shape)), half(rng.standard_normal(x.shape))
-    return Case(
-        name, why, x, gamma.astype(dtype), beta.astype(dtype), dy.astype(dtype), eps, layout
-    )
+    arrays = {"x": x, "gamma": gamma, "beta": beta, "dy": dy}
+    arrays = {key: a.astype(dtype) for key, a in arrays.items()}
+    kinds = frozenset(flags.split())
+    return Case(name, why, layout.layer, arrays, {"eps": eps}, layout=layout, flags=kinds)
 
 
 def _alternate(shape: tuple[int, ...]) -> Array:
@@ -170,4 +236,4 @@ def typical(p: Any) -> int:
 
 
 def is_order_statistic(p: Any) -> bool:
-    return isinstance(p, (TopK, Range)) or p == math.inf
+    return hasattr(p, "k") or type(p).__name__ == "Range" or p == math.inf

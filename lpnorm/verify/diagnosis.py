@@ -1,275 +1,256 @@
-"""What is wrong? A candidate's numbers compared with every known mistake, then with factors."""
+"""What is wrong? Localised to an output, measured, then named.
+
+The catalogue's mistakes are the right program with lines replaced, and so are two of them at once:
+a name is spoken only for the outputs whose numbers it reproduces. First one mistake for everything
+that is wrong; then what explains the first output (y, w), alone or two together; then each gradient
+under that. What no entry explains is measured: from y follow the candidate's own mean and scale,
+and a gradient is a sum of known terms (`formula.Terms`), so that least squares over all groups
+gives how often it holds each. A number that differs is the diagnosis.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 
-from lpnorm.verify import variants
-from lpnorm.verify.mistakes import CATALOGUE, Mistake
+from lpnorm.verify.cases import Case, Outcome
+from lpnorm.verify.formula import Formula
+from lpnorm.verify.layers import LAYERS
+from lpnorm.verify.measure import OWN, fitted, measured_first, pattern, shape_of_h
+from lpnorm.verify.mistakes import Mistake, applying
 from lpnorm.verify.reference import Conventions, constants, default_place, places
-from lpnorm.verify.trials import Trial
+from lpnorm.verify.report import Diagnosis
+from lpnorm.verify.trials import Trial, off
 
 Array = np.ndarray
+Mistakes = tuple[Mistake, ...]
 # How closely a mistake must give a candidate's numbers, as a fraction of the largest of them, and
-# of its own distance from the reference: the nearest one that passes both is named.
+# of what it changes: the nearest one that passes both is named.
 CLOSE = {"float64": 1e-8, "float32": 5e-4, "float16": 6e-2}
 EXPLAINS = 0.2
-FORWARD_LINES = {"axes", "n", "mu", "d", "phi", "C", "s", "x_hat", "y"}
-SAME = {"float64": 1e-7, "float32": 1e-4, "float16": 1e-2}  # how far a factor may vary
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """In words, with the line to compare with; mistake: the catalogue's name, if it is in there.
-
-    known: what the outputs were found to be, as (output or None for all, mistake, conventions).
-    """
-
-    words: str
-    compare: str = ""
-    mistake: str = ""
-    known: tuple[tuple[str | None, Mistake, Conventions], ...] = ()
-
-
-def given(trial: Trial, conventions: Conventions) -> dict[str, Any]:
-    """What `variants.NORM` starts from, in float64."""
-    case, layout = trial.case, trial.case.layout
-    shape, eps = case.x.shape, conventions.eps_of(case)
-    return {
-        "x": case.x.astype("float64"),
-        "dy": case.dy.astype("float64"),
-        "gamma": layout.wide(case.gamma.astype("float64"), shape),
-        "beta": layout.wide(case.beta.astype("float64"), shape),
-        "reduced": layout.reduced,
-        "unaffine": tuple(a for a in range(len(shape)) if a not in layout.affine),
-        "p": conventions.p,
-        "k": getattr(conventions.p, "k", 1),
-        "eps": eps,
-        "place": conventions.eps_place,
-        "constant": conventions.c(layout.rows(case.x).shape[1])
-        if conventions.constant == "later" or isinstance(conventions.constant, float)
-        else conventions.constant,
-    }
+NO_NORM = Conventions(None, "none")
 
 
 def diagnose(
     trials: Sequence[Trial],
-    layer: str,
     conventions: Conventions,
     recognised: bool,
     wrong: Sequence[str],
     closely: float = 1.0,
 ) -> Diagnosis | None:
-    """The known mistake that gives the numbers of all these trials; None if there is none.
+    """What gives the numbers of all these trials; None if there is nothing to say.
 
-    wrong: the outputs that are. recognised: whether y is right under the conventions; if not,
-    mistakes in the forward are tried under every convention. All outputs together first; then y
-    alone if it is wrong, for the gradients follow from it; else each wrong gradient on its own.
-    closely: below 1, only a mistake that is so much closer than `CLOSE`.
+    wrong: the outputs that are. recognised: whether the first output is right under the
+    conventions; if not, single mistakes in the forward are tried under every convention. closely:
+    below 1, only one known mistake that is so much closer than `CLOSE`.
     """
     trials = [t for t in trials if t.got is not None and t.want is not None]
     if not trials:
         return None
-    everything = [m for m in CATALOGUE if m.applies(layer, conventions.p)]
-    if "y" in wrong:
-        everything = [m for m in everything if FORWARD_LINES & set(m.lines)]
+    search = _Search(trials, conventions, closely)
+    search.measures = any({"telling", "axes"} & t.case.flags for t in trials)
+    first = search.formula.outputs[0]
     spread = [conventions] if recognised else _conventions(conventions)
-    whole = _nearest(trials, spread, everything, None, closely)
+    pool = search.pool
+    if first in wrong:
+        pool = [m for m in pool if search.formula.forward & set(m.lines)]
+    everything = tuple(trials[0].outputs())
+    whole = search.nearest(everything, [(m,) for m in pool], spread)
     if whole is not None or closely < 1:
-        return whole
+        return None if whole is None else search.named(whole)
     lost = [n for n in wrong if any(not np.all(np.isfinite(t.values(n)[0])) for t in trials)]
     if lost:
         what = " and ".join(lost)
         return Diagnosis(f"{what}: NaN or infinity where a finite number belongs")
-    found = []
-    for name in ["y"] if "y" in wrong else wrong:
-        one = _nearest(trials, spread, everything, name, closely)
-        words = _factor(trials, conventions, name) if one is None else ""
-        found += [one] if one is not None else [Diagnosis(words, _line(name))] if words else []
-    parts = list({d.words: d for d in found}.values())
+    found = search.explained(first, wrong, pool, spread) if first in wrong else []
+    if not found:
+        base = OWN if first == "y" and first in wrong else ()
+        if first in wrong and search.measures:
+            found = [measured_first(trials, conventions)]
+        found += search.gradients([n for n in wrong if n != first], base, conventions)
+    parts = list({d.words: d for d in found if d is not None and d.words}.values())
     if len(parts) < 2:
         return parts[0] if parts else None
     return Diagnosis(
         "; and ".join(d.words for d in parts),
-        ";  ".join(dict.fromkeys(d.compare for d in parts)),
-        "",
+        ";  ".join(dict.fromkeys(d.compare for d in parts if d.compare)),
         tuple(each for d in parts for each in d.known),
     )
 
 
-def _nearest(
-    trials: Sequence[Trial],
-    spread: Sequence[Conventions],
-    mistakes: Sequence[Mistake],
-    only: str | None,
-    closely: float,
-) -> Diagnosis | None:
-    """The nearest of the mistakes that explain the trials, under the first convention with any."""
-    for meant in spread:
-        best: tuple[float, Mistake | None] = (np.inf, None)
-        for mistake in mistakes:
-            distance = _distance(trials, meant, mistake, only)
-            if distance < 0.5 * best[0] and distance <= closely * CLOSE[trials[0].case.dtype]:
-                best = (distance, mistake)
-        if best[1] is not None:
-            one = best[1]
-            return Diagnosis(one.diagnosis, one.compare, one.name, ((only, one, meant),))
-    return None
+def known(pairs: Sequence[tuple[Case, Mapping[str, Array]]]) -> Diagnosis | None:
+    """What gives these outputs of weight norms or SGD, if they are not the right ones."""
+    trials = []
+    for case, outputs in pairs:
+        got = Outcome(**{name: np.asarray(a, "float64") for name, a in outputs.items()})
+        trials.append(Trial(case, got, want=LAYERS[case.layer].expected(case, NO_NORM)))
+    close = CLOSE[pairs[0][0].dtype] if pairs else 0.0
+    wrong = {n for t in trials for n in t.outputs() if off(*t.values(n)) > 1e-3 * close}
+    order = [n for n in (trials[0].outputs() if trials else ()) if n in wrong]
+    p = pairs[0][0].p if pairs else None
+    return diagnose(trials, Conventions(p, "none"), True, order) if order else None
 
 
 def explains(
     said: Diagnosis, trial: Trial, wrong: Sequence[str] = (), closely: float = 1.0
 ) -> bool:
     """Does this diagnosis give the numbers of another trial too? wrong: its wrong outputs."""
-    names = [only for only, _, _ in said.known]
-    if not names or (None not in names and "y" not in names and set(wrong) - set(names)):
+    first = trial.outputs()[0] if trial.outputs() else ""
+    of = {name for names, _, _ in said.known for name in names}
+    if not of or (first not in of and set(wrong) - of):
         return False
-    close = closely * CLOSE[trial.case.dtype]
+    search = _Search([trial], said.known[0][2], closely)
     return all(
-        _distance([trial], meant, mistake, only) <= close
-        for only, mistake, meant in said.known
-        if only is None or only in wrong
+        search.distance(tuple(n for n in names if n in wrong or not wrong), mistakes, meant, ())
+        <= closely * CLOSE[trial.case.dtype]
+        for names, mistakes, meant in said.known
     )
 
 
+class _Search:
+    """The catalogue against some trials. measures: whether these tell formulas apart."""
+
+    measures = True
+
+    def __init__(self, trials: Sequence[Trial], conventions: Conventions, closely: float) -> None:
+        case = trials[0].case
+        self.trials, self.conventions = trials, conventions
+        self.formula: Formula = LAYERS[case.layer].formula
+        self.pool = applying(self.formula, case.layer, conventions.p)
+        self.close = closely * CLOSE[case.dtype]
+
+    def named(
+        self, found: tuple[tuple[str, ...], Mistakes, Conventions], base: Mistakes = ()
+    ) -> Diagnosis:
+        names, mistakes, meant = found
+        words = "; and ".join(m.diagnosis for m in mistakes)
+        compare = ";  ".join(m.compare for m in mistakes)
+        return Diagnosis(words, compare, ((names, base + mistakes, meant),))
+
+    def nearest(
+        self,
+        names: tuple[str, ...],
+        combined: Sequence[Mistakes],
+        spread: Sequence[Conventions],
+        base: Mistakes = (),
+    ) -> tuple[tuple[str, ...], Mistakes, Conventions] | None:
+        """The nearest of these that explain the outputs on top of `base`, under the first
+        convention with any. (The first listed of those that are about as near.)"""
+        for meant in spread:
+            best: tuple[float, Mistakes] = (np.inf, ())
+            for mistakes in combined:
+                distance = self.distance(names, mistakes, meant, base)
+                if distance < 0.5 * best[0] and distance <= self.close:
+                    best = (distance, mistakes)
+            if best[1]:
+                return names, best[1], meant
+        return None
+
+    def explained(
+        self, first: str, wrong: Sequence[str], pool: list[Mistake], spread: list[Conventions]
+    ) -> list[Diagnosis | None]:
+        """What gives the first output, and the gradients under it: several mistakes may give the
+        same y, and that one is meant under which most gradients are explained."""
+        singles: list[Mistakes] = [(m,) for m in pool]
+        best: list[Diagnosis | None] = []
+        most = (-1, -1)
+        rest = [n for n in wrong if n != first]
+        for meant, combined in [*((m, singles) for m in spread), (spread[0], _pairs(pool))]:
+            near = [m for m in combined if self.distance((first,), m, meant, ()) <= self.close]
+            for mistakes in near:
+                gradients = list(self.gradients(rest, mistakes, meant))
+                named = sum(bool(d and d.known) for d in gradients) - len(gradients)
+                if not best or (named, -len(gradients)) > most:
+                    most = (named, -len(gradients))
+                    best = [self.named(((first,), mistakes, meant)), *gradients]
+            if best:
+                break
+        return best
+
+    def distance(
+        self, names: tuple[str, ...], mistakes: Mistakes, meant: Conventions, base: Mistakes
+    ) -> float:
+        """How far the mistakes are from the candidate; inf unless they explain what is wrong.
+
+        None at all is at no distance from what is right.
+        """
+        worst, moved = 0.0, 0.0
+        for trial in self.trials:
+            for name in names:
+                got, want = trial.values(name)
+                value = trial.variant(meant, base + mistakes, name)
+                before = trial.variant(meant, base, name) if base else None
+                if value is None:
+                    return np.inf
+                if np.all(np.isnan(value)) and not np.all(np.isnan(got)):
+                    return np.inf
+                value = value.reshape(want.shape) if value.size == want.size else value
+                worst = max(worst, off(got, value))
+                if worst > self.close:
+                    return np.inf
+                was = want if before is None or before.size != value.size else before
+                was = was.reshape(value.shape)
+                moved = max(moved, off(was, value))
+        return worst if not mistakes or worst <= EXPLAINS * moved else np.inf
+
+    def gradients(
+        self, wrong: list[str], base: Mistakes, meant: Conventions
+    ) -> Iterator[Diagnosis | None]:
+        """What is wrong in each gradient beside what `base` says of them."""
+        if base:
+            wrong = [n for n in wrong if self.distance((n,), (), meant, base) > self.close]
+        if not wrong:
+            return
+        taken = {line for m in base for line in m.lines}
+        taken |= self.formula.forward  # the first output is right, or explained
+        pool = [m for m in self.pool if not taken & set(m.lines)]
+        singles: list[Mistakes] = [(m,) for m in pool]
+        whole = self.nearest(tuple(wrong), singles, [meant], base)
+        if whole is not None:
+            yield self.named(whole, base)
+            return
+        for name in wrong:
+            one = self.nearest((name,), singles, [meant], base)
+            if one is None:
+                moving = [m for m in pool if self._moves(name, m, meant, base)]
+                one = self.nearest((name,), _pairs(moving), [meant], base)
+            yield self.named(one, base) if one else self._measured(name, base, singles, meant)
+
+    def _moves(self, name: str, mistake: Mistake, meant: Conventions, base: Mistakes) -> bool:
+        was, now = (self.trials[0].variant(meant, m, name) for m in (base, (*base, mistake)))
+        return was is not None and now is not None and off(was, now) > self.close
+
+    def _measured(
+        self, name: str, base: Mistakes, singles: list[Mistakes], meant: Conventions
+    ) -> Diagnosis | None:
+        """How often the output holds each of its terms, alone or beside one known mistake."""
+        words = fitted(self.trials, name, base, meant) if self.measures else None
+        if words:
+            return Diagnosis(words, self.formula.text(name))
+        for mistakes in singles if self.measures and words is None else ():
+            words = fitted(self.trials, name, base + mistakes, meant)
+            if words:
+                told = [m.diagnosis for m in mistakes] + [words]
+                lines = self.formula.text(*dict.fromkeys(k for m in mistakes for k in m.lines))
+                compare = ";  ".join(filter(None, [lines, self.formula.text(name)]))
+                return Diagnosis("; and ".join(told), compare)
+        words = pattern(self.trials, name, meant)
+        if self.measures and not words:
+            words = shape_of_h(self.trials, name, base, meant)
+        return Diagnosis(words, self.formula.text(name)) if words else None
+
+
+def _pairs(pool: Sequence[Mistake]) -> list[Mistakes]:
+    return [(a, b) for a, b in combinations(pool, 2) if not set(a.lines) & set(b.lines)]
+
+
 def _conventions(usual: Conventions) -> list[Conventions]:
-    eps = usual.eps
     found = [usual]
     for c in constants(usual.p):
         for place in [default_place(usual.p), *places(usual.p, c)]:
-            each = Conventions(usual.p, place, c, eps)
+            each = Conventions(usual.p, place, c, usual.eps)
             if each not in found:
                 found.append(each)
     return found
-
-
-def _line(name: str) -> str:
-    return variants.text(variants.NORM, name)
-
-
-def _off(got: Array, want: Array) -> float:
-    """The largest difference, as a fraction of the largest value; both NaN is no difference."""
-    if got.shape != want.shape:
-        return np.inf
-    with np.errstate(all="ignore"):
-        same = (np.isnan(got) & np.isnan(want)) | (got == want)
-        difference = np.where(same, 0.0, abs(got - want))
-        size = np.nanmax(abs(want), initial=0.0, where=np.isfinite(want))
-        off = float(np.max(difference / (size + 1e-300), initial=0.0))
-    return np.inf if np.isnan(off) else off
-
-
-def _values(trial: Trial, conventions: Conventions, mistake: Mistake) -> dict[str, Array] | None:
-    """What the mistake gives for this trial, rounded to its dtype; None if it has no value."""
-    key = conventions, mistake.name
-    if key not in trial.variants:
-        try:
-            v = variants.run(variants.NORM, given(trial, conventions), mistake.lines)
-            with np.errstate(all="ignore"):  # what the dtype cannot hold is infinite in both
-                trial.variants[key] = {
-                    name: np.asarray(getattr(v, name)).astype(trial.case.dtype).astype("float64")
-                    for name in trial.outputs()
-                }
-        except (ValueError, TypeError, IndexError, ZeroDivisionError):
-            trial.variants[key] = None
-    return trial.variants[key]
-
-
-def _distance(
-    trials: Sequence[Trial], conventions: Conventions, mistake: Mistake, only: str | None
-) -> float:
-    """How far the mistake is from the candidate; inf unless it explains what is wrong."""
-    worst, moved = 0.0, 0.0
-    for trial in trials:
-        values = _values(trial, conventions, mistake)
-        if values is None:
-            return np.inf
-        for name in [only] if only else trial.outputs():
-            (got, want), value = trial.values(name), values[name]
-            if np.all(np.isnan(value)) and not np.all(np.isnan(got)):
-                return np.inf
-            value = value.reshape(want.shape) if value.size == want.size else value
-            worst = max(worst, _off(got, value))
-            if worst > CLOSE[trial.case.dtype]:
-                return np.inf
-            moved = max(moved, _off(want, value))
-    return worst if worst <= EXPLAINS * moved else np.inf
-
-
-def _factor(trials: Sequence[Trial], conventions: Conventions, name: str) -> str:
-    """The factor, if the output is one number (or one a group) times what it should be.
-
-    Only where the bound is narrow, and never a factor that rounds to 1: that says nothing.
-    """
-    trial = max(trials, key=lambda t: getattr(t.want, name).size)
-    got, want = trial.values(name)
-    if got.shape != want.shape or not np.all(np.isfinite(got)) or not np.any(want):
-        return ""
-    close = SAME[trial.case.dtype]
-    if not np.any(got):
-        return f"{name} is zero everywhere"
-    for narrow in ("float16", "float32"):
-        fits = np.finfo(narrow).eps >= 8 * np.finfo(trial.case.dtype).eps
-        few = fits and np.array_equal(got, got.astype(narrow).astype("float64"))
-        if few and _off(got, want) < 64 * np.finfo(narrow).eps and np.ptp(got):
-            return f"{name} has only the digits of {narrow}: something is computed in {narrow}"
-    usable = abs(want) > 1e-3 * abs(want).max()
-    for limits in list(trial.limits.values())[:1]:
-        usable &= limits[name] <= 0.1 * close * abs(want)
-    if usable.sum() < 2:
-        return ""
-    got, want = np.where(usable, got, 0.0), np.where(usable, want, 0.0)
-    ratio = got[usable] / want[usable]
-    if np.ptp(ratio) <= close * abs(ratio).max():
-        factor = float(np.median(ratio))
-        if abs(factor - 1) < 5e-3:
-            return ""
-        return f"{name} is {factor:.6g} times what it should be{_named(factor, trial, conventions)}"
-    off = (got - want)[usable]
-    if np.ptp(off) <= close * abs(want).max() and abs(off).max() > 10 * close * abs(want).max():
-        return f"{name} is off by the same amount everywhere, {np.median(off):.6g}"
-    most = abs(got).max()
-    clipped = (abs(got) == most) & (abs(want) > (1 + 10 * close) * most)
-    if clipped.any() and np.all(clipped | (abs(got - want) <= close * most)):
-        return f"{name} is clipped at {most:g}"
-    v = variants.run(variants.NORM, given(trial, conventions))
-    per_group = {
-        "gamma": v.gamma,
-        "1 / gamma": 1 / v.gamma,
-        "the scale s": v.s,
-        "1 / s": 1 / v.s,
-        "s^2": v.s**2,
-    }
-    for words, factor in per_group.items():
-        try:
-            times = want * factor if name in ("y", "dx") else want * np.reshape(factor, want.shape)
-        except ValueError:
-            continue
-        if _off(got, times) <= close and _off(want, times) > 10 * close:
-            return f"{name} is what it should be times {words}"
-    return ""
-
-
-def _named(factor: float, trial: Trial, conventions: Conventions) -> str:
-    n = trial.case.layout.rows(trial.case.x).shape[1]
-    c, k = conventions.c(n), getattr(conventions.p, "k", 1)
-    known = {
-        "n": n,
-        "1 / n": 1 / n,
-        "n / (n - 1)": n / max(n - 1, 1),
-        "(n - 1) / n": (n - 1) / n,
-        "C": c,
-        "1 / C": 1 / c,
-        "C^2": c * c,
-        "k": k,
-        "1 / k": 1 / k,
-    }
-    close = SAME[trial.case.dtype]
-    for words, value in known.items():
-        if value not in (1, 0) and abs(abs(factor) - value) <= close * value:
-            return f" ({'-' if factor < 0 else ''}{words})"
-    return ""

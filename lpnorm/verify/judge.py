@@ -5,18 +5,26 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from lpnorm.arrays import FLOATS, check_number
 from lpnorm.norms import as_norm
-from lpnorm.verify import norm_checks, steps
-from lpnorm.verify.candidates import LIBRARIES, CannotRun, adapt
+from lpnorm.verify import descent
+from lpnorm.verify.candidates import LIBRARIES, CannotRun, Raised, adapt, line
+from lpnorm.verify.candidates.optimizers import DEFAULTS, maker
+from lpnorm.verify.candidates.weights import adapt_weights
+from lpnorm.verify.layers import LAYERS
+from lpnorm.verify.norm import NormChecks
 from lpnorm.verify.report import Check, Report
+from lpnorm.verify.takes import Settings
+from lpnorm.verify.trials import call
+from lpnorm.verify.weight_checks import WeightChecks
+from lpnorm.verify.weights import weight_cases
 
-LAYERS = ("batch_norm", "layer_norm", "weight_norm", "bounded_weight_norm", "sgd")
+NORMALIZERS = ("batch_norm", "layer_norm")
 ANY: Any = type("ANY", (), {"__repr__": lambda self: "recognised"})()
 
 
@@ -39,7 +47,8 @@ def check(
 ) -> Report:
     """Is this implementation right, and if not, what is wrong with it?
 
-    candidate: see `lpnorm.verify.candidates` and, for the last three layers, `lpnorm.verify.steps`.
+    candidate: see `lpnorm.verify.candidates` and, there, `weights` and `optimizers` for the last
+    three layers.
     layer: "batch_norm", "layer_norm", "weight_norm", "bounded_weight_norm" or "sgd"; p as in
     `lpnorm.batch_norm`. constant ("paper", "exact" or None) and eps (a number) are demanded if
     given; if not, they are recognised: a candidate that takes eps as an argument must use the one
@@ -75,8 +84,8 @@ def check(
             raise ValueError(f"{name} must be one of {', '.join(choices)} or None, got {value!r}")
     if backend is not None and backend not in LIBRARIES:
         raise ValueError(f"backend must be one of {', '.join(LIBRARIES)}, got {backend!r}")
-    if layer in LAYERS[2:]:
-        sgd = layer == "sgd"
+    sgd = layer == "sgd"
+    if layer not in NORMALIZERS:
         given = {
             "constant": constant is not ANY,
             "eps": eps is not ANY,
@@ -88,82 +97,124 @@ def check(
         }
         for name in (name for name, there in given.items() if there):
             raise TypeError(f"{name} is no argument for {layer}: it has no part in it")
+        if layer.endswith("weight_norm") and not isinstance(p, (int, float)):
+            raise ValueError(f"p of a weight norm must be a number or inf, got {p!r}")
         if sgd and momentum is not None:
             settings["momentum"] = check_number("momentum", momentum)
-        report = Report(layer, None if sgd else p, type(candidate).__name__, strict=strict)
-        return _steps(candidate, report, _dtypes(dtype), axis, backend, first_failure, settings)
-    if settings:
-        raise TypeError(f"{next(iter(settings))} is a setting of sgd, not of {layer}")
-    if axis is None:
-        axis = 1 if layer == "batch_norm" else -1
-    asked = norm_checks.Settings(
-        layer,
-        p,
-        axis,
-        None if eps is ANY else eps,
-        "any" if constant is ANY else constant,
-        _dtypes(dtype),
-        (ndim,) if isinstance(ndim, int) else ndim,
-        momentum,
-        running,
-    )
-    report = Report(layer, p, type(candidate).__name__, strict=strict)
-    passed: dict[str, Any] = {"p": p, "axis": axis}
-    if constant is not ANY:
-        passed["constant"] = constant
+    for name in settings:
+        if not sgd:
+            raise TypeError(f"{name} is a setting of sgd, not of {layer}")
+        if name not in ("lr", *DEFAULTS):
+            known = f"; sgd has lr, {', '.join(DEFAULTS)}"
+            raise TypeError(f"sgd has no setting {name!r}{known}")
+    report = Report(layer, None if sgd else p, type(candidate).__name__, strict=strict)
+    dtypes = _dtypes(dtype)
+    if sgd:
+        found = _sgd(candidate, settings, dtypes, report)
+    elif layer in NORMALIZERS:
+        asked = Settings(
+            layer,
+            p,
+            axis,
+            None if eps is ANY else eps,
+            "any" if constant is ANY else constant,
+            dtypes,
+            (ndim,) if isinstance(ndim, int) else ndim,
+            momentum,
+            running,
+        )
+        found = _norm(candidate, asked, backend, report)
+    else:
+        found = _weights(candidate, layer, p, dtypes, axis or 0, backend, report)
     with warnings.catch_warnings(), np.errstate(all="ignore"), _one_thread():
         warnings.simplefilter("ignore")
         try:
-            for found in _all_checks(candidate, asked, passed, backend, report):
-                report.checks.append(found)
-                if first_failure and found.status == "failed":
+            for each in found:
+                report.checks.append(each)
+                if first_failure and each.status == "failed":
                     break
         except CannotRun as error:
             report.ran = False
             why = "a candidate must import, take these arrays and give arrays back"
             report.checks.append(Check("runs", "failed", why, str(error), str(error)))
+        except Exception as error:
+            raise JudgeError(line(error)) from error
     report.conventions = list(dict.fromkeys(report.conventions))
     report.notes = list(dict.fromkeys(report.notes))
     return report
 
 
-def _steps(
+class JudgeError(Exception):
+    """An error of the judge itself, not of the candidate: what that raises is `Raised`."""
+
+
+def _norm(candidate: Any, asked: Settings, backend: str | None, report: Report) -> Iterator[Check]:
+    """Every check of a normalizer."""
+    passed: dict[str, Any] = {"p": asked.p, "axis": asked.layout(4).axis}
+    if asked.constant != "any":
+        passed["constant"] = asked.constant
+
+    def attempt(library: str | None) -> NormChecks:
+        first: CannotRun | None = None
+        for probe in asked.probes():  # a layer may be for so many axes alone
+            try:
+                return NormChecks(adapt(candidate, passed, library, probe), asked, report)
+            except CannotRun as error:
+                first = first or error
+        raise first or CannotRun("no shape fits axis")
+
+    judge = _first(attempt, backend)
+    report.candidate = judge.candidate.kind
+    report.taken += judge.candidate.taken
+    yield from judge.checks()
+
+
+def _weights(
     candidate: Any,
-    report: Report,
+    layer: str,
+    p: Any,
     dtypes: tuple[str, ...] | None,
-    axis: Any,
+    axis: int,
     backend: str | None,
-    first_failure: bool,
-    settings: dict[str, Any],
-) -> Report:
-    """Weight norms and SGD."""
-    layer, p = report.layer, report.p
-    unknown = set(settings) - {"lr", *steps.DEFAULTS}
-    if unknown or (settings and layer != "sgd"):
-        known = f"; sgd has lr, {', '.join(steps.DEFAULTS)}"
-        raise TypeError(f"{layer} has no setting {sorted(unknown or settings)[0]!r}{known}")
-    with warnings.catch_warnings(), np.errstate(all="ignore"), _one_thread():
-        warnings.simplefilter("ignore")
+    report: Report,
+) -> Iterator[Check]:
+    """Every check of a weight norm."""
+
+    def attempt(library: str | None) -> Any:
+        adapted = adapt_weights(candidate, layer, p, axis, library)
+        probe = next(weight_cases(layer, p, dtypes[0] if dtypes else "float64"))
+        trial = None if adapted.shape is not None else call(adapted, probe)
+        if trial is not None and trial.got is None:
+            raise Raised(trial.raised)
+        return adapted
+
+    adapted = _first(attempt, backend)
+    report.candidate = adapted.kind
+    yield from WeightChecks(adapted, layer, p, dtypes, report).checks()
+
+
+def _sgd(
+    candidate: Any, settings: dict[str, Any], dtypes: tuple[str, ...] | None, report: Report
+) -> Iterator[Check]:
+    """Every check of an optimizer."""
+    make = maker(candidate)
+    report.candidate = f"{make.kind} optimizer"
+    yield from descent.checks(make, settings, dtypes, report)
+
+
+def _first(attempt: Callable[[str | None], Any], backend: str | None) -> Any:
+    """The first attempt that works. A function that does not take NumPy arrays may take tensors of
+    what is loaded: x.abs().mean(0) names no library."""
+    first: CannotRun | None = None
+    loaded = [name for name in ("torch", "jax") if name in sys.modules and backend is None]
+    last = ["numpy"] if backend is None else []  # it may name a library and take NumPy's arrays
+    for library in (backend, *loaded, *last):
         try:
-            found = (
-                steps.sgd_checks(candidate, settings, dtypes, report)
-                if layer == "sgd"
-                else steps.weight_checks(candidate, layer, p, dtypes, axis or 0, backend, report)
-            )
-            for check in found:
-                report.checks.append(check)
-                if first_failure and check.status == "failed":
-                    break
-        except steps.Changed as error:
-            why = "a layer must leave the arrays it is given as they are"
-            report.checks.append(Check("inputs unmodified", "failed", why, str(error), str(error)))
+            return attempt(library)
         except CannotRun as error:
-            report.ran = False
-            why = "a candidate must import, take these arrays and give arrays back"
-            report.checks.append(Check("runs", "failed", why, str(error), str(error)))
-    report.conventions = list(dict.fromkeys(report.conventions))
-    report.notes = list(dict.fromkeys(report.notes))
-    return report
+            first = first or error
+    assert first is not None
+    raise first
 
 
 @contextlib.contextmanager
@@ -178,29 +229,6 @@ def _one_thread() -> Iterator[None]:
     finally:
         if torch:
             torch.set_num_threads(threads)
-
-
-def _all_checks(
-    candidate: Any, settings: Any, passed: dict[str, Any], backend: str | None, report: Report
-) -> Iterator[Check]:
-    """Every check. A function that does not take NumPy arrays may take tensors of what is loaded:
-    x.abs().mean(0) names no library."""
-    first: CannotRun | None = None
-    loaded = [name for name in ("torch", "jax") if name in sys.modules and backend is None]
-    last = ["numpy"] if backend is None else []  # it may name a library and take NumPy's arrays
-    for library in (backend, *loaded, *last):
-        try:
-            adapted = adapt(candidate, settings.layer, passed, library)
-            judge = norm_checks.NormChecks(adapted, settings, report)
-        except CannotRun as error:
-            first = first or error
-            continue
-        report.candidate = adapted.kind
-        report.taken += adapted.taken
-        yield from judge.checks()
-        return
-    assert first is not None
-    raise first
 
 
 def _dtypes(dtype: Any) -> tuple[str, ...] | None:

@@ -7,31 +7,28 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from lpnorm.norms import as_norm
 from lpnorm.verify import cases
 from lpnorm.verify.bounds import with_eps
-from lpnorm.verify.candidates import Pair, Raised
+from lpnorm.verify.candidates.common import Raised
+from lpnorm.verify.candidates.functions import Pair
 from lpnorm.verify.cases import Case
+from lpnorm.verify.formula import row_statistic
 from lpnorm.verify.reference import Arithmetic, arithmetics
 from lpnorm.verify.report import Check
+from lpnorm.verify.takes import Subject
 from lpnorm.verify.trials import Trial, call, judge
-from lpnorm.verify.variants import FLOAT64
-
-if TYPE_CHECKING:
-    from lpnorm.verify.norm_checks import NormChecks
 
 Array = np.ndarray
 
 
-def checks(judge_: NormChecks) -> Iterator[Check]:
+def checks(j: Subject) -> Iterator[Check]:
     """Every law on the widest dtype; a law that raises fails. (`same_bits` goes before all.)"""
-    steps: list[Callable[[NormChecks], Iterator[Check]]] = [
+    steps: list[Callable[[Subject], Iterator[Check]]] = [
         _taylor,
         _sums,
         _scaling,
@@ -46,13 +43,13 @@ def checks(judge_: NormChecks) -> Iterator[Check]:
         try:
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")
-                yield from step(judge_)
+                yield from step(j)
         except Raised as error:
             words = f"it raised {error}"
             yield Check(step.__name__[1:], "failed", str(step.__doc__), words, words)
 
 
-def _try(j: NormChecks, case: Case) -> Trial:
+def _try(j: Subject, case: Case) -> Trial:
     trial = call(j.candidate, case)
     if trial.got is None:
         raise Raised(trial.raised)
@@ -60,17 +57,17 @@ def _try(j: NormChecks, case: Case) -> Trial:
     return trial
 
 
-def _case(j: NormChecks, scale: float = 1.0, offset: float = 0.0, eps: float | None = None) -> Case:
+def _case(j: Subject, scale: float = 1.0, offset: float = 0.0, eps: float | None = None) -> Case:
     rows = cases.gaps(j.n(), j.groups) * scale + offset
     dtype = j.dtype
     return cases.build("laws", "", rows, j.layouts[0], dtype, eps or j.eps(dtype), seed=7)
 
 
-def _loosest(j: NormChecks) -> Arithmetic:
+def _loosest(j: Subject) -> Arithmetic:
     return arithmetics(j.dtype)[-2 if j.dtype != "float16" else -1]
 
 
-def _limit(j: NormChecks, trial: Trial, name: str) -> Array:
+def _limit(j: Subject, trial: Trial, name: str) -> Array:
     return trial.limit(name, j.conventions, _loosest(j))
 
 
@@ -99,7 +96,7 @@ def _compare(
     return Check(name, "failed", why, detail, words, general=general)
 
 
-def _taylor(j: NormChecks) -> Iterator[Check]:
+def _taylor(j: Subject) -> Iterator[Check]:
     """The remainder of f(x + hv) - f(x) - h <dx, v> must fall as h squared: that needs no
     tolerance and no reference, only the candidate's own forward."""
     if not j.candidate.has_backward or j.dtype != "float64":
@@ -114,7 +111,7 @@ def _taylor(j: NormChecks) -> Iterator[Check]:
     h0 = 1.7 / (16 * j.n() ** 2) / abs(v).max() * 2
 
     def remainder(h: float) -> float:
-        moved = call(j.candidate, replace(case, x=case.x + h * v), backward=False)
+        moved = call(j.candidate, case.but(x=case.x + h * v), backward=False)
         if moved.got is None:
             raise Raised(moved.raised)
         change = _f(moved.got.y) - _f(trial.got.y if trial.got else 0)
@@ -136,7 +133,7 @@ def _taylor(j: NormChecks) -> Iterator[Check]:
         yield Check("Taylor remainder", "failed", why, words, words, general=True)
 
 
-def _sums(j: NormChecks) -> Iterator[Check]:
+def _sums(j: Subject) -> Iterator[Check]:
     """Sum dx = 0, and <dx, d> is what Euler's theorem says."""
     if not j.candidate.has_backward:
         return
@@ -153,7 +150,7 @@ def _sums(j: NormChecks) -> Iterator[Check]:
     d = layout.rows(_f(case.x))
     d = d - d.mean(axis=1, keepdims=True)
     g = layout.rows(layout.wide(_f(case.gamma), case.x.shape) * _f(case.dy))
-    phi = as_norm(j.p).statistic(d, FLOAT64)
+    phi = row_statistic(d, j.p)
     c, eps = j.conventions.c(d.shape[1]), j.conventions.eps_of(case)
     s, slope = with_eps(phi, j.p, eps, c, j.conventions.eps_place)
     want = ((g * d / s).sum(axis=1, keepdims=True) * (1 - slope * phi / s))[:, 0]
@@ -163,7 +160,7 @@ def _sums(j: NormChecks) -> Iterator[Check]:
     yield _compare("<dx, d>", why, (dx * d).sum(axis=1), want, slack, words)
 
 
-def _scaling(j: NormChecks) -> Iterator[Check]:
+def _scaling(j: Subject) -> Iterator[Check]:
     """x to a x + b: y keeps its values up to the sign of a, dx is divided by a."""
     why = "a normalizer undoes x to a x + b up to the sign of a; then dx is divided by a"
     a, b = -4.0, 2.0
@@ -174,8 +171,8 @@ def _scaling(j: NormChecks) -> Iterator[Check]:
     eps = j.eps(j.dtype)
     one, other = _case(j, first), _case(j, first * a, b * first)
     if free:
-        other = replace(other, eps=eps * abs(a) ** power)
-    other = replace(other, dy=-other.dy)
+        other = other.but(eps=eps * abs(a) ** power)
+    other = other.but(dy=-other.dy)
     x_hats, dxs, limits = [], [], []
     for case in (one, other):
         trial = _try(j, case)
@@ -197,7 +194,7 @@ def _scaling(j: NormChecks) -> Iterator[Check]:
         yield _compare("1/a law", why, _f(dxs[1]), _f(dxs[0]) / a, slack, words)
 
 
-def _independence(j: NormChecks) -> Iterator[Check]:
+def _independence(j: Subject) -> Iterator[Check]:
     """What is in one group must not change another."""
     if j.groups < 2:
         return
@@ -207,7 +204,7 @@ def _independence(j: NormChecks) -> Iterator[Check]:
     rows, dy = layout.rows(case.x).copy(), layout.rows(case.dy).copy()
     rows[0] = rows[0][::-1] * 3 + 5
     dy[0] = -2 * dy[0]
-    changed = replace(case, x=layout.array(rows), dy=layout.array(dy))
+    changed = case.but(x=layout.array(rows), dy=layout.array(dy))
     one, other = _try(j, case), _try(j, changed)
     words = "changing one channel (sample, in layer norm) changes the others: wrong axes"
     for name in ("y", "dx"):
@@ -219,7 +216,7 @@ def _independence(j: NormChecks) -> Iterator[Check]:
         yield _compare(f"independent groups, {name}", why, *pair, limit, words)
 
 
-def _permutation(j: NormChecks) -> Iterator[Check]:
+def _permutation(j: Subject) -> Iterator[Check]:
     """Permuting the values of the groups permutes y and dx."""
     why = "no value of a group is special: permuting x and dy permutes y and dx"
     case = _case(j)
@@ -231,7 +228,7 @@ def _permutation(j: NormChecks) -> Iterator[Check]:
     else:
         order = rng.permutation(layout.rows(case.x).shape[1])
         moved = [layout.array(layout.rows(a)[:, order]) for a in (case.x, case.dy)]
-    one, other = _try(j, case), _try(j, replace(case, x=moved[0], dy=moved[1]))
+    one, other = _try(j, case), _try(j, case.but(x=moved[0], dy=moved[1]))
     for name in ("y", "dx"):
         a, b = getattr(one.got, name), getattr(other.got, name)
         if a is None or a.shape != case.x.shape or b.shape != case.x.shape:
@@ -242,7 +239,7 @@ def _permutation(j: NormChecks) -> Iterator[Check]:
         yield _compare(f"permutation, {name}", why, b, a, limit, words)
 
 
-def _layouts(j: NormChecks) -> Iterator[Check]:
+def _layouts(j: Subject) -> Iterator[Check]:
     """Non-contiguous and read-only arrays, and nothing modified."""
     case = _case(j)
     one = _try(j, case)
@@ -271,7 +268,7 @@ def _layouts(j: NormChecks) -> Iterator[Check]:
         arrays: dict[str, Any] = {
             key: f(getattr(case, key)) for key in ("x", "gamma", "beta", "dy")
         }
-        trial = call(j.candidate, replace(case, **arrays))
+        trial = call(j.candidate, case.but(**arrays))
         if trial.got is None:
             words = f"it refuses {name} ({trial.raised})"
             # what writes to its inputs is told so; a refusal is loud, and leaves right values right
@@ -299,7 +296,7 @@ def _layouts(j: NormChecks) -> Iterator[Check]:
     yield Check("inputs unmodified", "passed", why, "they do")
 
 
-def same_bits(j: NormChecks) -> Iterator[Check]:
+def same_bits(j: Subject) -> Iterator[Check]:
     """Two calls with the same arrays give the same bits."""
     why = "two calls with the same arrays must give the same bits: nothing random, no state"
     case = _case(j, 1 / 3, 0.1)  # no sum is exact, so that the order of the terms shows
@@ -318,14 +315,14 @@ def same_bits(j: NormChecks) -> Iterator[Check]:
     yield Check("same bits twice", "passed", why, "they do")
 
 
-def _results_stay(j: NormChecks) -> Iterator[Check]:
+def _results_stay(j: Subject) -> Iterator[Check]:
     """What a call gave must not change when it is called again."""
     why = "what a call gave must not change when it is called again"
     one, other = _case(j), _case(j, 2.0, 1.0)
-    given = j.candidate.run(one.x, one.gamma, one.beta, one.eps, one.dy)
+    given = j.candidate.run(one, j.candidate.has_backward)
     arrays = {name: getattr(given, name) for name in ("y", "dx", "dgamma", "dbeta")}
     before = {name: np.array(a) for name, a in arrays.items() if a is not None}
-    j.candidate.run(other.x, other.gamma, other.beta, other.eps, other.dy)
+    j.candidate.run(other, j.candidate.has_backward)
     for name, a in before.items():
         if not np.array_equal(arrays[name], a, equal_nan=True):
             words = f"a later call changes the {name} of an earlier one: they are one array"
@@ -334,13 +331,13 @@ def _results_stay(j: NormChecks) -> Iterator[Check]:
     yield Check("results stay", "passed", why, "they do")
 
 
-def _nan(j: NormChecks) -> Iterator[Check]:
+def _nan(j: Subject) -> Iterator[Check]:
     """NaN in must be NaN out in that channel, or a broken network trains on."""
     why = "NaN in must be NaN out in that channel: a NaN that is hidden trains on unseen"
     case = _case(j)
     rows = case.layout.rows(case.x).copy()
     rows[0, 0] = np.nan
-    trial = call(j.candidate, replace(case, x=case.layout.array(rows)), backward=False)
+    trial = call(j.candidate, case.but(x=case.layout.array(rows)), backward=False)
     if trial.got is None:
         yield Check("NaN", "skipped", why, f"it refuses NaN ({trial.raised})")
         return
@@ -357,7 +354,7 @@ def _nan(j: NormChecks) -> Iterator[Check]:
     yield Check("NaN", "passed", why, "NaN in, NaN out")
 
 
-def _caches(j: NormChecks) -> Iterator[Check]:
+def _caches(j: Subject) -> Iterator[Check]:
     """A cache belongs to its call: two forwards, then their backwards, each twice."""
     c = j.candidate
     if not isinstance(c, Pair) or not c.has_backward or not j.repeats:
@@ -365,8 +362,8 @@ def _caches(j: NormChecks) -> Iterator[Check]:
     why = "a cache belongs to its call: two forwards, then both backwards, each twice"
     one, other = _case(j), _case(j, 2.0, 1.0)
     alone = _try(j, one)
-    _, cache = c.call_forward(one.x, one.gamma, one.beta, one.eps)
-    c.call_forward(other.x, other.gamma, other.beta, other.eps)
+    _, cache = c.call_forward(one)
+    c.call_forward(other)
     found = [c.call_backward(one.dy, cache) for _ in range(2)]
     words = "a backward gives something else after another forward, or when called again"
     wants = [getattr(alone.got, name) for name in ("dx", "dgamma", "dbeta")]

@@ -86,7 +86,8 @@ def deviation_gradient(d: Sequence[float], p: Any) -> list[float]:
     d = [float(v) for v in d]
     if _is_range(p):
         high, low = max(d), min(d)
-        return [(v == high) / d.count(high) - (v == low) / d.count(low) for v in d]
+        most, least = d.count(high), d.count(low)
+        return [(v == high) / most - (v == low) / least for v in d]
     n, k, sizes = len(d), _top_k(p, len(d)), [abs(v) for v in d]
     largest = max(sizes)
     if largest == 0:

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm.norms import as_norm
 from lpnorm.verify import cases
-from lpnorm.verify.candidates import Candidate, Raised
+from lpnorm.verify.candidates.common import Candidate, Raised
 from lpnorm.verify.cases import Case, Layout
+from lpnorm.verify.formula import row_statistic
 from lpnorm.verify.reference import (
     Conventions,
     arithmetics,
@@ -26,7 +26,6 @@ from lpnorm.verify.reference import (
     places,
 )
 from lpnorm.verify.trials import seen
-from lpnorm.verify.variants import FLOAT64
 
 Array = np.ndarray
 WORDS = {
@@ -80,7 +79,7 @@ def recognise(
         # an eps that was asked for, given, or is the module's own must be used
         for constants_ in (known, _others(p, n, known)):
             formulas = _formulas(p, constants_, own != 0)
-            found = _best(probing, [Conventions(p, place, c, own) for c, place in formulas])
+            found = best(probing, [Conventions(p, place, c, own) for c, place in formulas])
             if found is None or (constants_ != known and not found[1]):
                 continue
             formula, tightly = found
@@ -97,7 +96,7 @@ def recognise(
             continue
         tried = Conventions(p, place, c, 0.0 if place == "none" else estimate)
         again = _probes(candidate, p, layout, dtype, groups, n, tried.eps, False)
-        if again is not None and _best(again, [tried]):
+        if again is not None and best(again, [tried]):
             used = tried.eps if asked is not None or candidate.takes_eps else None
             said = _words(tried, constant)
             if used is None and place != "none":
@@ -130,7 +129,7 @@ def _of_few_digits(
     if dtype != "float64" or not isinstance(p, (int, float)) or p in (2, np.inf):
         return None
     d, s = _scale_of(candidate, layout, cases.gaps(n, groups) * 2.0**30, dtype)
-    phi = as_norm(p).statistic(d, FLOAT64)[:, 0]
+    phi = row_statistic(d, p)[:, 0]
     measured = float(np.median(s / phi)) if s is not None else np.nan
     right = usual.c(n)
     off = abs(measured / right - 1)
@@ -149,7 +148,7 @@ def _of_few_digits(
                 continue
             tried = Conventions(p, place, measured, own)
             probing = _probes(candidate, p, layout, dtype, groups, n, own, False)
-            if probing is None or _best(probing, [tried]) is None:
+            if probing is None or best(probing, [tried]) is None:
                 continue
             said = [f"the constant is {measured:.8g} ({right:.8g} to more digits)"]
             if own and own != eps:
@@ -176,7 +175,7 @@ def _single(candidate: Candidate, formula: Conventions, layout: Layout, rows: Ar
     small = 2.0 ** np.round(np.log2(eps) / power)
     case = cases.build("probe", "", rows * small, layout, "float64", eps)
     try:
-        y = candidate.run(case.x, case.gamma, case.beta, eps, None).y
+        y = candidate.run(case, False).y
     except Raised:
         return False
     fits = []
@@ -233,7 +232,7 @@ def _probes(
     for scale, each in plan:
         case = cases.build("probe", "", rows * scale, layout, dtype, each)
         try:
-            y = candidate.run(case.x, case.gamma, case.beta, each, None).y
+            y = candidate.run(case, False).y
         except Raised:
             return None
         if y.shape != case.x.shape:
@@ -242,7 +241,7 @@ def _probes(
     return found
 
 
-def _best(
+def best(
     probing: list[tuple[Case, Array]], formulas: list[Conventions]
 ) -> tuple[Conventions, bool] | None:
     """The first formula within the bounds of the most exact arithmetic, and True; else the usual
@@ -291,7 +290,7 @@ def _estimate(
         d, s = _scale_of(candidate, layout, cases.gaps(n, groups) * tiny, dtype)
         if s is None:
             return float("nan")
-        phi = as_norm(p).statistic(d, FLOAT64)[:, 0]
+        phi = row_statistic(d, p)[:, 0]
         if np.median(abs(s)) > 16 * c * tiny:
             break
     else:
@@ -311,11 +310,11 @@ def _scale_of(
 ) -> tuple[Array, Array | None]:
     """The deviations of these rows, and what each row is divided by; None if it raises."""
     case = cases.build("probe", "", rows, layout, dtype, 1e-5)
-    case = replace(case, beta=np.zeros_like(case.beta))
+    case = case.but(beta=np.zeros_like(case.beta))
     d = layout.rows(case.x.astype("float64"))
     d = d - d.mean(axis=1, keepdims=True)
     try:
-        y = candidate.run(case.x, case.gamma, case.beta, 1e-5, None).y.astype("float64")
+        y = candidate.run(case, False).y.astype("float64")
     except Raised:
         return d, None
     if y.shape != case.x.shape:

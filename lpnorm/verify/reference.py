@@ -13,12 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm.norms import Range, as_norm
 from lpnorm.verify import oracle
 from lpnorm.verify.bounds import normalize_bounds, with_eps
-from lpnorm.verify.candidates import Outcome
-from lpnorm.verify.cases import Case
-from lpnorm.verify.variants import FLOAT64
+from lpnorm.verify.cases import Case, Outcome
+from lpnorm.verify.formula import gaussian, row_statistic
 
 Array = np.ndarray
 # The bounds are those of one order of operations; other right orders (autograd's, gamma taken out
@@ -56,11 +54,10 @@ class Conventions:
         return "added" if self.place == "none" else self.place
 
 
-@lru_cache(maxsize=4096)
 def _constant(p: Any, n: int, constant: str | None) -> float:
     if constant == "later":
-        return 1.0 if n == 1 else 0.35 * oracle.gaussian_constant(math.inf, n, "paper")
-    return float(oracle.gaussian_constant(p, n, constant))
+        return 1.0 if n == 1 else 0.35 * gaussian(math.inf, n, "paper")
+    return gaussian(p, n, constant)
 
 
 def default_place(p: Any) -> str:
@@ -71,7 +68,7 @@ def constants(p: Any) -> list[str | None]:
     """The constants that are accepted for p, the usual first."""
     if p == 2:
         return ["paper"]  # all are 1
-    if isinstance(p, Range):
+    if type(p).__name__ == "Range":
         return ["paper", "exact", None, "later"]
     order = p == math.inf or hasattr(p, "k")
     return ["paper", "exact", None] if order else ["paper", None]
@@ -118,7 +115,7 @@ class _Probe:
 
 def _probe(case: Case) -> _Probe:
     digest = hashlib.blake2b(repr((case.layout, case.dtype, case.eps, case.x.shape)).encode())
-    for a in (case.x, case.gamma, case.beta, case.dy):
+    for a in case.arrays.values():
         digest.update(a.tobytes())
     return _Probe(digest.digest(), case)
 
@@ -151,7 +148,7 @@ def _expected(probe: _Probe, conventions: Conventions) -> Outcome:
     forward = oracle.batch_norm
     if case.layout.layer == "layer_norm":
         forward, backward = oracle.layer_norm, oracle.layer_norm_backward
-    n = case.layout.rows(case.x).shape[1]
+    n = case.n
     axis = tuple(case.layout.reduced)
     settings = {
         "p": conventions.p,
@@ -162,6 +159,25 @@ def _expected(probe: _Probe, conventions: Conventions) -> Outcome:
     }
     y = forward(case.x, case.gamma, case.beta, **settings).y
     return Outcome(y, *backward(case.dy, case.x, case.gamma, case.beta, **settings))
+
+
+def given(case: Case, conventions: Conventions) -> dict[str, Any]:
+    """What `formula.NORM` starts from, in float64."""
+    layout, shape = case.layout, case.x.shape
+    measured = conventions.constant == "later" or isinstance(conventions.constant, float)
+    return {
+        "x": case.x.astype("float64"),
+        "dy": case.dy.astype("float64"),
+        "gamma": layout.wide(case.gamma.astype("float64"), shape),
+        "beta": layout.wide(case.beta.astype("float64"), shape),
+        "reduced": layout.reduced,
+        "unaffine": tuple(a for a in range(len(shape)) if a not in layout.affine),
+        "p": conventions.p,
+        "k": getattr(conventions.p, "k", 1),
+        "eps": conventions.eps_of(case),
+        "place": conventions.eps_place,
+        "constant": conventions.c(case.n) if measured else conventions.constant,
+    }
 
 
 def allowed(
@@ -223,7 +239,21 @@ def allowed(
 def scale(rows: Array, conventions: Conventions, eps: float) -> Array:
     """What the deviations of each row are divided by, (groups, 1)."""
     d = rows - rows.mean(axis=1, keepdims=True)
-    phi = as_norm(conventions.p).statistic(d, FLOAT64)
+    phi = row_statistic(d, conventions.p)
     c = conventions.c(rows.shape[1])
     s = with_eps(phi, conventions.p, eps, c, conventions.eps_place)[0]
     return np.asarray(np.maximum(s, 1e-300))
+
+
+def overflows(case: Case, conventions: Conventions) -> dict[str, Array]:
+    """Where 1 / s (y) or 1 / s^2 (gradients) is beyond the dtype, in the outputs' shapes."""
+    layout = case.layout
+    if case.dtype != "float16":
+        return {}
+    rows = layout.rows(case.x.astype("float64"))
+    s = np.broadcast_to(scale(rows, conventions, conventions.eps_of(case)), rows.shape)
+    most = float(np.finfo(case.dtype).max) / 4
+    with np.errstate(all="ignore"):
+        y, dx = layout.array(1 / s > most), layout.array(1 / s**2 > most)
+    summed = tuple(a for a in range(case.x.ndim) if a not in layout.affine)
+    return {"y": y, "dx": dx, "dgamma": np.asarray(dx.any(axis=summed))}

@@ -13,6 +13,18 @@ WORDS = {"passed": "ok", "failed": "WRONG", "limited": "LIMIT", "skipped": "-"}
 
 
 @dataclass(frozen=True)
+class Diagnosis:
+    """In words, with the line to compare with.
+
+    known: what the outputs were found to be, as (their names, mistakes, conventions).
+    """
+
+    words: str
+    compare: str = ""
+    known: tuple[tuple[tuple[str, ...], tuple[Any, ...], Any], ...] = ()
+
+
+@dataclass(frozen=True)
 class Check:
     """One check. tried: what was done and why it matters; detail: what came out.
 

@@ -1,30 +1,30 @@
-"""Training against evaluation mode: running statistics over several batches, of torch modules.
+"""Running statistics over several batches: which averages a layer collects in training.
 
-What a buffer holds and what momentum means are conventions: each buffer is compared, batch after
-batch, with every quantity it may hold and both meanings of momentum,
+What a statistic holds and what momentum means are conventions: each is compared, batch after batch,
+with every quantity it may hold and every meaning of momentum,
 
-    new = old + f (batch - old),        f = momentum, 1 - momentum, or 1 / (batches so far),
+    new = old + f (batch - old),    f = momentum, 1 - momentum, 1 / t, m / (1 - (1 - m)^t),
 
-and evaluation with every way to turn what it holds into a scale.
+t batches so far; the last is the average from 0 divided by its weights' sum (bias-corrected).
+Statistics are what changes in training. `evaluation` then follows what is done with them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from lpnorm.norms import as_norm
-from lpnorm.verify import cases
+from lpnorm.verify import cases, evaluation
 from lpnorm.verify.bounds import with_eps
-from lpnorm.verify.candidates import Raised, TorchModule, theirs
+from lpnorm.verify.candidates.common import Raised
+from lpnorm.verify.candidates.models import LayerCandidate, Model
+from lpnorm.verify.formula import row_statistic
 from lpnorm.verify.report import Check
-from lpnorm.verify.variants import FLOAT64
-
-if TYPE_CHECKING:
-    from lpnorm.verify.norm_checks import NormChecks
+from lpnorm.verify.takes import Subject
 
 Array = np.ndarray
 HOLDS = {  # quantity: (what was asked for as `running`, in words)
@@ -41,96 +41,72 @@ HOLDS = {  # quantity: (what was asked for as `running`, in words)
 }
 WHY = "evaluation must use averages that were collected in training, in one convention throughout"
 BATCHES = 4
-NOT_FOLLOWED = "no buffer was recognised as a scale, so evaluation cannot be followed"
-NOTHING_KNOWN = "evaluation mode gives something else than gamma (x - mean) / scale + beta"
+NAMES = ("run", "mov", "mean", "var", "std", "avg", "average", "scale")  # of what is a statistic
 
 
-def checks(judge: NormChecks) -> Iterator[Check]:
-    """Running statistics, and evaluation with them; nothing for what has no buffers."""
-    candidate = judge.candidate
-    if not isinstance(candidate, TorchModule) or judge.layer != "batch_norm":
+def checks(judge: Subject) -> Iterator[Check]:
+    """Running statistics, and evaluation with them; nothing for what has no state."""
+    if judge.layer != "batch_norm":
         return
     try:
-        yield from _Modes(judge, candidate).checks()
+        training = Training(judge)
+        if training.model is not None:
+            yield from training.checks()
     except Raised as error:
         words = f"it raised {error}"
         yield Check("running statistics", "failed", WHY, words, words)
 
 
-class _Modes:
-    def __init__(self, judge: NormChecks, candidate: TorchModule) -> None:
-        self.judge, self.candidate = judge, candidate
-        self.layout, self.dtype = judge.layouts[0], judge.dtype
-        self.u = float(np.finfo(self.dtype).eps) / 2
-        case = self.batch(0)
-        self.gamma, self.beta = case.gamma, case.beta
-        self.module = candidate.fresh(case.gamma, self.dtype)
-        candidate.set(self.module, case.gamma, case.beta)
-        self.names = [
-            name
-            for name, b in self.tensors().items()
-            if b.numel() == judge.groups and b.is_floating_point()
-        ]
+@dataclass
+class Held:
+    """What a statistic holds, and how it is averaged: "new", "kept", "cumulative", "corrected" or
+    "share", f then being the share of a new batch."""
 
-    def tensors(self) -> dict[str, Any]:
-        """The module's buffers, and tensors that it holds as plain attributes, by name."""
-        import torch
+    quantity: str
+    meaning: str
+    f: float | None = None
 
-        found = dict(self.module.named_buffers())
-        for path, module in self.module.named_modules():
-            for name, value in vars(module).items():
-                if isinstance(value, torch.Tensor) and not isinstance(value, torch.nn.Parameter):
-                    found[f"{path}.{name}" if path else name] = value
-        return found
+
+class Training:
+    """One layer over some batches."""
+
+    def __init__(self, judge: Subject) -> None:
+        self.judge, self.layout, self.dtype = judge, judge.layouts[0], judge.dtype
+        self.u, self.batches = float(np.finfo(self.dtype).eps) / 2, BATCHES
+        self.case = self.batch(0)
+        model = judge.candidate.begin(self.case)
+        self.model: Model = model
+        self.names: list[str] = []
+        if model is not None:
+            first = model.statistics()
+            self.names = [q for q, a in first.items() if a.size in (1, judge.groups)]
+            self.plain = set(model.plain)
+
+    @property
+    def eps(self) -> float:
+        return self.judge.conventions.eps or self.judge.eps(self.dtype)
 
     def batch(self, i: int) -> cases.Case:
         n = max(8, cases.least(self.judge.p))
         rows = cases.gaps(n, self.judge.groups, seed=i) * 2.0 ** (i % 3) + i
-        eps = self.judge.conventions.eps or self.judge.eps(self.dtype)
-        return cases.build("running", WHY, rows, self.layout, self.dtype, eps)
+        return cases.build("running", WHY, rows, self.layout, self.dtype, self.eps)
 
-    def forward(self, x: Array) -> Array:
-        import torch
-
-        given = torch.from_numpy(np.array(x)).requires_grad_(True)  # as behind another layer
-        with theirs():
-            return np.array(self.module(given).detach().numpy(), "float64")
-
-    def buffers(self) -> dict[str, Array]:
-        named = self.tensors()
-        with theirs():
-            return {q: np.array(named[q].detach().numpy(), "float64").ravel() for q in self.names}
-
-    def attached(self) -> list[str]:
-        named = self.tensors()
-        return [name for name in self.names if named[name].requires_grad]
-
-    def lost(self) -> Iterator[Check]:
-        """Statistics that are no buffers; what one value a channel leaves in them."""
-        plain = [name for name in self.names if name not in dict(self.module.named_buffers())]
-        if plain:
-            words = f"{' and '.join(plain)}: no buffer, so state_dict() and .to() leave it out"
-            yield Check("statistics are buffers", "limited", WHY, words, words)
-        shape = [1] * self.layout.ndim
-        shape[self.layout.axis % self.layout.ndim] = self.judge.groups
-        before = self.buffers()
-        try:
-            self.forward(np.ones(shape, self.dtype))
-        except Raised:
-            return  # it refuses, as it may
-        names = [q for q, v in self.buffers().items() if not np.all(np.isfinite(v))]
-        names = [q for q in names if np.all(np.isfinite(before[q]))]
-        if names:
-            words = f"one value a channel (n = 1) makes {' and '.join(names)} NaN for good"
-            yield Check("statistics after n = 1", "limited", WHY, words, words)
+    def held(self) -> dict[str, Array]:
+        """The statistics as they are now, one number a channel."""
+        found = self.model.statistics()
+        return {
+            q: np.broadcast_to(np.asarray(found[q], "float64").ravel(), self.judge.groups)
+            for q in self.names
+            if q in found and found[q].size in (1, self.judge.groups)
+        }
 
     def quantities(self, x: Array) -> dict[str, Array]:
-        """What a buffer may hold of this batch, one number a channel."""
+        """What a statistic may hold of this batch, one number a channel."""
         rows = self.layout.rows(x.astype("float64"))
         n, conventions = rows.shape[1], self.judge.conventions
         eps = 0.0 if conventions.place == "none" else self.eps
         d = rows - rows.mean(axis=1, keepdims=True)
-        phi = as_norm(self.judge.p).statistic(d, FLOAT64)
+        phi = row_statistic(d, self.judge.p)
         c = conventions.c(n)
         s = with_eps(phi, self.judge.p, eps, c, conventions.eps_place)[0][:, 0]
         plain = c * phi[:, 0]
@@ -149,110 +125,157 @@ class _Modes:
             "statistic": phi[:, 0],
         }
 
-    @property
-    def eps(self) -> float:
-        return self.judge.conventions.eps or self.judge.eps(self.dtype)
-
     # ---- the checks ----
 
     def checks(self) -> Iterator[Check]:
-        self._uninitialised()
+        self._unset()
+        yield from self._before()
+        seen, batches = [self.held()], []
+        for i in range(1, BATCHES + 1):
+            x = self.batch(i).x
+            self.model.forward(x, True)
+            batches.append(self.quantities(x))
+            seen.append(self.held())
+        moved = {q for q in self.names if any(not np.array_equal(v[q], seen[0][q]) for v in seen)}
+        known = isinstance(self.judge.candidate, LayerCandidate) and bool(self.model.eps)
+        self.names = [  # what changes, and what is called so or kept as one
+            q
+            for q in self.names
+            if (q in moved or (known and q not in self.plain) or _called(q))
+            and (self.judge.groups == 1 or any(np.ptp(v[q]) for v in seen) or q not in moved)
+        ]
         if not self.names:
             self.judge.report.notes.append("it has no running statistics")
             return
-        seen, batches = [self.buffers()], []
-        for i in range(1, BATCHES + 1):
-            x = self.batch(i).x
-            self.forward(x)
-            batches.append(self.quantities(x))
-            seen.append(self.buffers())
-        if names := " and ".join(self.attached()):
+        if names := " and ".join(q for q in self.model.attached() if q in self.names):
             words = (
                 f"{names}: not detached from the graph, so every batch keeps all those before it "
                 "in memory"
             )
             yield Check("running statistics, detached", "failed", WHY, words, words)
-        held: dict[str, tuple[str, str]] = {}
+        held: dict[str, Held] = {}
         for name in self.names:
             found = self._recognise([b[name] for b in seen], batches)
             if isinstance(found, str):
                 words, known = f"{name} {found}", self.judge.values_wrong
-                yield Check(
-                    f"running statistics, {name}", "failed", WHY, words, words, general=known
-                )
+                at = f"running statistics, {name}"
+                yield Check(at, "failed", WHY, words, words, general=known)
                 continue
             held[name] = found
         yield from self._said(held, seen[0])
-        yield from self._evaluation(held, seen[-1], len(held) < len(self.names))
-        self.module.train()
-        yield from self.lost()
+        yield from evaluation.checks(self, held, seen[-1], len(held) < len(self.names))
+        yield from self._lost()
 
-    def _uninitialised(self) -> None:
-        """torch can fill memory that nobody set with NaN: then what was left as it was shows."""
-        import torch
-
-        before = torch.are_deterministic_algorithms_enabled()
-        warn = torch.is_deterministic_algorithms_warn_only_enabled()
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        try:
-            module = self.candidate.fresh(self.gamma, self.dtype)
-        finally:
-            torch.use_deterministic_algorithms(before, warn_only=warn)
-        names = [q for q, a in module.named_parameters() if bool(torch.isnan(a).any())]
+    def _unset(self) -> None:
+        """What is uninitialised memory until somebody sets it."""
+        of = self.judge.candidate
+        names = of.unset(self.case) if isinstance(of, LayerCandidate) else ()
         if names:
-            self.judge.report.conventions.append(
-                f"{' and '.join(names)}: uninitialised memory until somebody sets it"
-            )
+            words = f"{' and '.join(names)}: uninitialised memory until somebody sets it"
+            self.judge.report.conventions.append(words)
 
-    def _recognise(self, values: list[Array], batches: list[dict[str, Array]]) -> Any:
-        """(quantity, meaning of momentum), or in words what is wrong."""
-        momentum = getattr(self.module, "momentum", None)
-        known = isinstance(momentum, (int, float)) and not isinstance(momentum, bool)
-        meanings: list[tuple[str, Any]] = []
-        if known:
-            meanings = [("new", lambda t: momentum), ("kept", lambda t: 1 - float(momentum or 0))]
-        meanings.append(("cumulative", lambda t: 1 / t))
-        # where the steps do not have one size, take it from the first one
+    def _before(self) -> Iterator[Check]:
+        """Evaluation before any training: with whatever the statistics start as, but no NaN."""
+        why = "a layer may be evaluated before its first training step: no NaN there"
+        fresh = self.judge.candidate.begin(self.case)
+        try:
+            y, _ = fresh.forward(self.batch(9).x, False)
+        except Raised:
+            return  # it refuses, loudly; after training it may not
+        if not np.all(np.isfinite(y)):
+            words = "evaluation before the first training step gives NaN or infinity"
+            yield Check("evaluation before training", "failed", why, words, words)
+
+    def _lost(self) -> Iterator[Check]:
+        """Statistics that no saved state has; what one value a channel leaves in them."""
+        plain = [name for name in self.names if name in self.plain]
+        if plain:
+            words = f"{' and '.join(plain)}: no buffer, so state_dict() and .to() leave it out"
+            yield Check("statistics are buffers", "limited", WHY, words, words)
+        shape = [1] * self.layout.ndim
+        shape[self.layout.axis % self.layout.ndim] = self.judge.groups
+        for x, what in ((np.ones(shape), "one value a channel (n = 1)"), (None, "infinity in x")):
+            before = self.held()
+            if x is None:
+                x = self.batch(3).x.copy()
+                x.reshape(-1)[0] = np.inf
+            try:
+                self.model.forward(x.astype(self.dtype), True)
+            except Raised:
+                continue  # it refuses, as it may
+            after = self.held()
+            names = [q for q, v in after.items() if not np.all(np.isfinite(v))]
+            names = [q for q in names if np.all(np.isfinite(before[q]))]
+            if names and what.startswith("one"):
+                words = f"{what} makes {' and '.join(names)} NaN for good"
+                yield Check("statistics after n = 1", "limited", WHY, words, words)
+            elif names:
+                words = f"{what} makes {' and '.join(names)} NaN or infinite for good"
+                self.judge.report.notes.append(words)
+
+    # ---- what is held, and how ----
+
+    def _recognise(self, values: list[Array], batches: list[dict[str, Array]]) -> Held | str:
+        """What it holds, or in words what is wrong."""
+        momentum = self.model.momentum
+        meanings: list[tuple[str, Callable[[int], float], float | None]] = []
+        if momentum is not None:
+            meanings.append(("new", lambda t: momentum, momentum))
+            meanings.append(("kept", lambda t: 1 - momentum, 1 - momentum))
+        meanings.append(("cumulative", lambda t: 1 / t, None))
         n, quantities = max(8, cases.least(self.judge.p)), list(batches[0])
         follows = [
-            (self._off(values, [b[quantity] for b in batches], f, n), quantity, meaning)
-            for quantity in quantities
-            for meaning, f in meanings
+            (self._off(values, [b[q] for b in batches], f, n), Held(q, meaning, share))
+            for q in quantities
+            for meaning, f, share in meanings
         ]
-        nearest = min(off for off, _, _ in follows)
+        nearest = min(off for off, _ in follows)
         if nearest <= 1:  # in float16 several fit: the first that is about as near as the nearest
-            near = (each for each in follows if each[0] <= max(2 * nearest, 0.02))
-            return next((quantity, meaning) for _, quantity, meaning in near)
+            return next(each for off, each in follows if off <= max(2 * nearest, 0.02))
+        for q in quantities:
+            if (found := self._corrected(values, [b[q] for b in batches], q, n)) is not None:
+                return found
+        return self._wrong(values, batches, n)
+
+    def _corrected(self, values: list[Array], of: list[Array], q: str, n: int) -> Held | None:
+        """An average from 0, divided by the sum of its weights: the second batch tells m."""
+        with np.errstate(all="ignore"):
+            f2 = float(np.median((values[2] - values[1]) / (of[1] - values[1])))
+        m = 2 - 1 / f2 if f2 else 0.0
+        if 0 < m < 1 and self._off(values, of, lambda t: m / (1 - (1 - m) ** t), n) <= 1:
+            return Held(q, "corrected", m)
+        return None
+
+    def _wrong(self, values: list[Array], batches: list[dict[str, Array]], n: int) -> Held | str:
+        momentum, quantities = self.model.momentum, list(batches[0])
         if all(np.array_equal(v, values[0]) for v in values):
             return "is never updated in training"
         if all(np.array_equal(v, values[1]) for v in values[1:]):
             return "is updated by the first batch only"
-        for quantity in quantities:
-            if all(np.allclose(v, b[quantity]) for v, b in zip(values[1:], batches, strict=True)):
-                return f"is not averaged: it holds the last batch's {quantity}"
+        for q in quantities:
+            if all(np.allclose(v, b[q]) for v, b in zip(values[1:], batches, strict=True)):
+                return f"is not averaged: it holds the last batch's {q}"
         c = self.judge.conventions.c(n)
-        if known and c != 1:
+        if momentum is not None and c != 1:
             steps = zip(values, values[1:], batches, strict=False)
-            f = float(momentum or 0)
-            moved = [(o + f * (b["statistic"] - o), w) for o, w, b in steps]
+            moved = [(o + momentum * (b["statistic"] - o), w) for o, w, b in steps]
             if all(np.allclose(c * a, w) for a, w in moved):
                 return "is multiplied by C at every batch, the old average with it"
             if all(np.allclose(a, w, rtol=1e-4) for a, w in moved):
                 return "averages the statistic without the Gaussian constant C"
-        for quantity in quantities:
-            first = batches[0][quantity] - values[0]
+        for q in quantities:
             with np.errstate(all="ignore"):
-                f0 = float(np.median((values[1] - values[0]) / first))
-            of = [b[quantity] for b in batches]
+                f0 = float(np.median((values[1] - values[0]) / (batches[0][q] - values[0])))
+            of = [b[q] for b in batches]
             if 0 < f0 < 1 and self._off(values, of, lambda t, f0=f0: f0, n) <= 1:
-                if not known:
-                    return quantity, f"new share {f0:.4g}"
+                if momentum is None:
+                    return Held(q, "share", f0)
                 words = f"a new batch has the share {f0:.4g} in it: momentum is {momentum:g}"
                 return f"is averaged with another momentum: {words}"
-        for quantity in quantities:
-            total = values[0] + np.cumsum([b[quantity] * (momentum or 1) for b in batches], axis=0)
+        for q in quantities:
+            total = values[0] + np.cumsum([b[q] * (momentum or 1) for b in batches], axis=0)
             if np.allclose(total, values[1:]):
-                return f"only adds up: the old {quantity} is not faded out"
+                return f"only adds up: the old {q} is not faded out"
         return "is no running average of the mean, variance, scale or reciprocal scale"
 
     def _off(self, values: list[Array], of: list[Array], f: Any, n: int) -> float:
@@ -264,196 +287,49 @@ class _Modes:
             worst = max(worst, float(np.max(np.where(np.isnan(off), np.inf, off))))
         return worst
 
-    def _said(self, held: dict[str, tuple[str, str]], first: dict[str, Array]) -> Iterator[Check]:
+    def _said(self, held: dict[str, Held], first: dict[str, Array]) -> Iterator[Check]:
         judge = self.judge
-        said, meanings = judge.report.conventions, {m for _, m in held.values()}
-        if len(meanings) > 1:
+        said = judge.report.conventions
+        meanings = {h.meaning: h for h in held.values() if h.meaning != "corrected"}
+        if len(meanings) > 1 or len({round(h.f or 0, 6) for h in meanings.values()}) > 1:
             words = "the running statistics use momentum in different ways: " + ", ".join(
-                f"{name} {meaning}" for name, (_, meaning) in held.items()
+                f"{name} {each.meaning}" for name, each in held.items()
             )
             yield Check("running statistics", "failed", WHY, words, words)
             return
-        for name, (quantity, _) in held.items():
+        for name, each in held.items():
             asked = judge.settings.running
-            kind, words = HOLDS.get(quantity, ("mean", "the mean"))
-            if self.judge.conventions.place == "none":
+            kind, words = HOLDS.get(each.quantity, ("mean", "the mean"))
+            if judge.conventions.place == "none":
                 words = words.removesuffix(", eps included")
             if asked is not None and kind not in (asked, "mean"):
                 text = f"{name} holds {words}; {asked} was asked for"
                 yield Check(f"running statistics, {name}", "failed", WHY, text, text)
                 continue
-            if quantity not in ("mean", "scale") or (quantity == "scale" and "var" in name):
+            if each.meaning == "corrected":
+                said.append(f"{name} holds {words}, bias-corrected: divided by 1 - (1 - m)^t")
+            elif each.quantity not in ("mean", "scale") or (
+                each.quantity == "scale" and "var" in name
+            ):
                 said.append(f"{name} holds {words}")
-            start = 0.0 if quantity == "mean" else 1.0
-            if not np.all(first[name] == start):
+            start = 0.0 if each.quantity == "mean" else 1.0
+            if each.meaning != "corrected" and not np.all(first[name] == start):
                 said.append(f"{name} starts at {first[name][0]:g}")
             yield Check(f"running statistics, {name}", "passed", WHY, f"holds {words}")
-        for meaning in meanings:
-            momentum = getattr(self.module, "momentum", None)
+        for meaning, each in meanings.items():
             text = {
-                "kept": f"momentum = {momentum} is the share of the old value that is kept "
-                f"(PyTorch's is the share of the new batch)",
+                "kept": f"momentum = {self.model.momentum} is the share of the old value that is "
+                "kept (PyTorch's is the share of the new batch)",
                 "cumulative": "running statistics are plain averages over all batches",
+                "share": f"running statistics take a new share {each.f or 0:.4g} of each batch",
                 "new": "",
-            }.get(meaning, f"running statistics take a {meaning} of each batch")
+            }[meaning]
             if judge.settings.momentum is not None and judge.settings.momentum != meaning:
                 text = f"momentum is reversed: {text or 'it is the share of the new batch'}"
                 yield Check("momentum", "failed", WHY, text, text)
             elif text:
                 said.append(text)
 
-    def _evaluation(
-        self, held: dict[str, tuple[str, str]], now: dict[str, Array], unknown: bool
-    ) -> Iterator[Check]:
-        self.module.eval()
-        case = self.batch(9)
-        y, again = self.forward(case.x), self.forward(case.x)
-        name, why = "evaluation mode", "in evaluation the stored statistics normalize, nothing else"
-        changed = [q for q, v in self.buffers().items() if not np.array_equal(v, now[q])]
-        if changed:
-            words = f"evaluation changes {', '.join(changed)}"
-            yield Check("evaluation leaves statistics", "failed", why, words, words)
-            if not np.array_equal(y, again):
-                return  # nothing to compare with
-        if not np.array_equal(y, again):
-            words = "two evaluations of the same x differ"
-            yield Check("evaluation twice", "failed", why, words, words)
-        mean = next((q for q, (what, _) in held.items() if what == "mean"), None)
-        spread = next((q for q, (what, _) in held.items() if what != "mean"), None)
-        mu = now[mean] if mean else np.zeros(self.judge.groups)
-        options = self._scales(now[spread], held[spread][0]) if spread else {}
-        for right, (words, s) in options.items():
-            if self._close(y, self._y(case.x, mu, s), s, mu):
-                if words:
-                    self.judge.report.conventions.append(words)
-                yield Check(name, "passed", why, f"y = gamma (x - mean) / {right} + beta")
-                yield from self._alone(case.x, y)
-                yield from self._gradient(case, s)
-                return
-        quantity = held[spread][0] if spread else ""
-        words = self._what_it_does(case.x, y, mu, now, spread, quantity)
-        if unknown and words in (NOT_FOLLOWED, NOTHING_KNOWN):
-            return  # the buffer was named above
-        yield Check(name, "failed", why, words, words, "y = gamma (x - mean) / scale + beta")
 
-    def _scales(self, r: Array, quantity: str) -> dict[str, tuple[str, Array]]:
-        """How what is held may become a scale: formula, and the convention in words."""
-        eps, place = self.eps, self.judge.conventions.eps_place
-        eps = 0.0 if self.judge.conventions.place == "none" else eps
-        if "variance" in quantity or quantity == "squared scale":
-            if quantity in ("variance with eps", "squared scale"):
-                return {"sqrt(r)": ("", np.sqrt(r))}
-            other = "in evaluation eps is added outside the root"
-            return {
-                "sqrt(r + eps)": ("", np.sqrt(r + eps)),
-                "(sqrt(r) + eps)": ("" if place == "added" else other, np.sqrt(r) + eps),
-            }
-        if "reciprocal" in quantity:
-            return {"(1 / r)": ("", 1 / r), "(1 / r + eps)": ("", 1 / r + eps)}
-        if quantity == "statistic":
-            c = self.judge.conventions.c(max(8, cases.least(self.judge.p)))
-            return {"(C r + eps)": ("", c * r + eps)}
-        if quantity == "scale":
-            return {"r": ("", r), "(r + eps)": ("in evaluation eps is added once more", r + eps)}
-        return {
-            "(r + eps)": ("", r + eps),
-            "sqrt(r^2 + eps)": ("", np.sqrt(r * r + eps)),
-            "r": ("in evaluation there is no eps", r),
-        }
-
-    def _y(self, x: Array, mu: Array, s: Array, *affine: Array) -> Array:
-        """gamma (x - mu) / s + beta; affine: another gamma and beta."""
-        gamma, beta = affine or (self.gamma, self.beta)
-        wide = [self.layout.wide(np.asarray(a, "float64"), x.shape) for a in (gamma, beta, mu, s)]
-        if not self.candidate.affine:
-            wide[0], wide[1] = np.ones_like(wide[0]), np.zeros_like(wide[1])
-        with np.errstate(all="ignore"):
-            return np.asarray(wide[0] * (x.astype("float64") - wide[2]) / wide[3] + wide[1])
-
-    def _close(self, y: Array, want: Array, s: Array, mu: Array) -> bool:
-        """Each of a dozen operations rounds; x, mean and beta may cancel."""
-        size = 16 * self.u * (4 + (abs(y).max() + (32 + abs(mu).max()) / abs(s).min() * 2))
-        return bool(np.all(abs(y - want) <= 4 * size))
-
-    def _what_it_does(
-        self, x: Array, y: Array, mu: Array, now: Any, spread: str | None, quantity: str
-    ) -> str:
-        batch = self.quantities(x)
-        zero = np.zeros_like(mu)
-        if self._close(y, self._y(x, batch["mean"], batch["scale"]), batch["scale"], mu):
-            return "evaluation mode uses the statistics of the batch"
-        for what in ("scale", "deviation"):
-            if self._close(y, self._y(x, mu, batch[what]), batch[what], mu):
-                return "evaluation mode uses the scale of the batch"
-        if spread is None:
-            return NOT_FOLLOWED
-        r, eps = now[spread], self.eps
-        ways = {
-            f"{spread} itself": r,
-            f"{spread} without eps": np.sqrt(r),
-            f"1 / {spread}": 1 / r,
-            f"sqrt({spread} + eps)": np.sqrt(r + eps),
-            f"{spread} squared": r * r,
-            f"{spread} + eps": r + eps,
-        }
-        ones, zeros = np.ones_like(self.gamma), np.zeros_like(self.beta)
-        for _, s in self._scales(r, quantity).values():
-            if self._close(y, self._y(x, mu, s, ones, zeros), s, mu):
-                return "evaluation mode forgets gamma and beta"
-        for words, s in ways.items():
-            if self._close(y, self._y(x, mu, s), s, mu):
-                return f"evaluation mode divides by {words}, which is not what it holds"
-            if self._close(y, self._y(x, zero, s), s, mu):
-                return "evaluation mode does not subtract the running mean"
-        if self._close(y, self._y(x, batch["mean"], np.sqrt(r + eps)), np.sqrt(r), mu):
-            return "evaluation mode subtracts the mean of the batch"
-        return NOTHING_KNOWN
-
-    def _gradient(self, case: cases.Case, s: Array) -> Iterator[Check]:
-        """In evaluation mean and scale are constants."""
-        import torch
-
-        why = "in evaluation mean and scale are constants: dx = gamma dy / scale"
-        given = torch.from_numpy(np.array(case.x)).requires_grad_(True)
-        dy = torch.from_numpy(np.array(case.dy))
-        try:
-            with theirs():
-                y = self.module(given)
-                (dx,) = torch.autograd.grad(y, [given], dy.to(y.dtype))
-        except Raised as error:
-            words = f"there is no gradient in evaluation mode ({error})"
-            yield Check("gradient in evaluation", "limited", why, words, words)
-            return
-        got = np.array(dx.numpy(), "float64")
-        gamma = np.asarray(self.gamma, "float64") if self.candidate.affine else np.ones_like(s)
-        want, bare = self._scaled(case.dy, gamma / s), self._scaled(case.dy, 1 / s)
-
-        def close(want: Array) -> bool:
-            """s, its reciprocal and the products round a dozen times, at most."""
-            return bool(np.all(abs(got - want) <= 24 * self.u * abs(want)))
-
-        if close(want):
-            yield Check("gradient in evaluation", "passed", why, "it is")
-            return
-        words = "the gradient in evaluation mode is not gamma dy / scale"
-        rows = self.layout.rows(got)
-        if close(bare):
-            words = "the gradient in evaluation mode lacks gamma"
-        elif np.all(abs(rows.sum(axis=1)) <= 1e-6 * abs(rows).sum(axis=1)):
-            words = (
-                "the gradient in evaluation mode is that of training: it goes through the batch's "
-                "mean and scale, on which y does not depend then"
-            )
-        yield Check("gradient in evaluation", "failed", why, words, words, "dx = gamma dy / scale")
-
-    def _scaled(self, dy: Array, factor: Array) -> Array:
-        wide = self.layout.wide(np.asarray(factor, "float64"), dy.shape)
-        return np.asarray(dy.astype("float64") * wide)
-
-    def _alone(self, x: Array, y: Array) -> Iterator[Check]:
-        why = "in evaluation a sample's result must not depend on the others in its batch"
-        alone = self.forward(x[:1])
-        ok = np.all(abs(alone - y[:1]) <= 64 * self.u * (1 + abs(y[:1])))
-        words = "" if ok else "a sample evaluated alone gives something else"
-        status = "passed" if ok else "failed"
-        yield Check("evaluation, one sample", status, why, words or "the same", words)
+def _called(name: str) -> bool:
+    return any(part in name.lower() for part in NAMES)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from lpnorm.verify.candidates import Candidate, Outcome, Raised
-from lpnorm.verify.cases import Case
-from lpnorm.verify.reference import Arithmetic, Conventions, expected, limits, scale
+from lpnorm.verify.candidates import Candidate, Raised
+from lpnorm.verify.cases import Case, Outcome
+from lpnorm.verify.layers import LAYERS
+from lpnorm.verify.reference import Arithmetic, Conventions
 
 Array = np.ndarray
-OUTPUTS = ("y", "dx", "dgamma", "dbeta")
 
 
 @dataclass
@@ -27,21 +28,44 @@ class Trial:
     reshaped: str = ""  # gradients of parameters that came with axes of length 1
     want: Outcome | None = None
     limits: dict[Arithmetic, dict[str, Array]] = field(default_factory=dict)
-    variants: dict[Any, dict[str, Array] | None] = field(default_factory=dict)  # see `diagnosis`
+    variants: dict[Any, Array | None] = field(default_factory=dict)
 
     def outputs(self) -> list[str]:
         """The names of what the candidate gives."""
-        return [name for name in OUTPUTS if getattr(self.got, name, None) is not None]
+        return list(self.got or ())
 
     def values(self, name: str) -> tuple[Array, Array]:
         """What came and what the oracle says, in float64."""
-        return getattr(self.got, name).astype("float64"), np.asarray(getattr(self.want, name))
+        assert self.got is not None and self.want is not None
+        return self.got[name].astype("float64"), np.asarray(self.want[name])
 
     def limit(self, name: str, conventions: Conventions, arithmetic: Arithmetic) -> Array:
         if arithmetic not in self.limits:
             assert self.want is not None
-            self.limits[arithmetic] = limits(self.case, self.want, conventions, arithmetic)
-        return self.limits[arithmetic][name]
+            of = LAYERS[self.case.layer].limits
+            self.limits[arithmetic] = of(self.case, self.want, conventions, arithmetic)
+        return np.broadcast_to(self.limits[arithmetic][name], self.want[name].shape)
+
+    def run(self, conventions: Conventions, mistakes: Sequence[Any] = (), until: str = "") -> Any:
+        """The formula's values for the case, with these mistakes; None where it has none."""
+        lines = {name: value for m in mistakes for name, value in m.lines.items()}
+        try:
+            return LAYERS[self.case.layer].run(self.case, conventions, lines, self.got, until)
+        except (ValueError, TypeError, IndexError, ZeroDivisionError):
+            return None
+
+    def variant(self, conventions: Conventions, mistakes: Sequence[Any], name: str) -> Array | None:
+        """One output of `run`, rounded to the case's dtype; kept."""
+        key = conventions, tuple(m.name for m in mistakes), name
+        if key not in self.variants:
+            v = self.run(conventions, mistakes, name)
+            with np.errstate(all="ignore"):  # what the dtype cannot hold is infinite in both
+                self.variants[key] = (
+                    None
+                    if v is None
+                    else np.asarray(getattr(v, name)).astype(self.case.dtype).astype("float64")
+                )
+        return self.variants[key]
 
 
 @dataclass(frozen=True)
@@ -74,35 +98,43 @@ def _short(value: float) -> str:
 
 def call(candidate: Candidate, case: Case, backward: bool = True) -> Trial:
     """Run the candidate on a case. What it raises is kept in words; its warnings are not ours."""
-    given = {"x": case.x, "gamma": case.gamma, "beta": case.beta, "dy": case.dy}
-    before = {name: a.copy() for name, a in given.items()}
-    dy = case.dy if backward and candidate.has_backward else None
+    before = {name: a.copy() for name, a in case.arrays.items()}
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
-            got = candidate.run(case.x, case.gamma, case.beta, case.eps, dy)
+            given = candidate.run(case, backward and candidate.has_backward)
         except Raised as error:
             return Trial(case, None, str(error))
-    arrays: list[Any] = [getattr(got, name) for name in OUTPUTS]
-    copies: list[Any] = [None if a is None else np.array(a) for a in arrays]
-    reshaped = []
-    for i, name in ((2, "dgamma"), (3, "dbeta")):
-        a, shape = copies[i], case.gamma.shape
-        if a is not None and a.shape != shape and _without_ones(a) == _without_ones(case.gamma):
-            reshaped.append(f"{name} of shape {a.shape}")
-            copies[i] = a.reshape(shape)
-    got = Outcome(*copies, modified=got.modified)
-    trial = Trial(case, got, modified=got.modified)  # with copies: it may use its arrays again
-    trial.reshaped = " and ".join(reshaped)
-    for name, a in given.items():
+    # copies: it may use its arrays again
+    trial = Trial(
+        case, Outcome(**{k: np.array(a) for k, a in given.items()}), modified=given.modified
+    )
+    _in_shape(trial)
+    for name, a in case.arrays.items():
         if not np.array_equal(a, before[name], equal_nan=True):
             trial.modified = name
             a.setflags(write=True)
             a[...] = before[name]
     trial.case = seen(candidate, case)
     if not candidate.affine:
-        trial.got = Outcome(got.y, got.dx)
+        assert trial.got is not None
+        trial.got.pop("dgamma", None)
+        trial.got.pop("dbeta", None)
     return trial
+
+
+def _in_shape(trial: Trial) -> None:
+    """Gradients of parameters that came with axes of length 1 too many, in the right shape."""
+    reshaped = []
+    for name, of in (("dgamma", "gamma"), ("dbeta", "beta")):
+        a = None if trial.got is None else trial.got.get(name)
+        if a is None or trial.got is None or a.shape == trial.case.arrays[of].shape:
+            continue
+        want = trial.case.arrays[of]
+        if _without_ones(a) == _without_ones(want):
+            reshaped.append(f"{name} of shape {a.shape}")
+            trial.got[name] = a.reshape(want.shape)
+    trial.reshaped = " and ".join(reshaped)
 
 
 def _without_ones(a: Array) -> tuple[int, ...]:
@@ -111,16 +143,16 @@ def _without_ones(a: Array) -> tuple[int, ...]:
 
 def seen(candidate: Candidate, case: Case) -> Case:
     """The case as a candidate sees it that may have no gamma or no beta."""
-    if candidate.affine and candidate.shift:
+    if "gamma" not in case.arrays or (candidate.affine and candidate.shift):
         return case
     gamma = case.gamma if candidate.affine else np.ones_like(case.gamma)
-    return replace(case, gamma=gamma, beta=np.zeros_like(case.beta))
+    return case.but(gamma=gamma, beta=np.zeros_like(case.beta))
 
 
 def judge(trial: Trial, conventions: Conventions) -> None:
     """Give the trial its reference."""
     if trial.want is None:
-        trial.want = expected(trial.case, conventions)
+        trial.want = LAYERS[trial.case.layer].expected(trial.case, conventions)
 
 
 def errors(
@@ -129,10 +161,11 @@ def errors(
     """The worst error of each output; a fraction above 1 is more than rounding explains.
 
     Values that the dtype cannot hold, or that are not defined, are not judged; nor is NaN where a
-    right formula may meet 1 / s^2 (autograd's form) that the dtype cannot hold: see `overflows`.
-    eps_asked: the eps is the caller's wish, so y must be right even if 1 / eps does not fit.
+    right formula may meet 1 / s^2 (autograd's form) that the dtype cannot hold: see
+    `reference.overflows`. eps_asked: the eps is the caller's wish, so y must be right even if
+    1 / eps does not fit.
     """
-    excused = overflows(trial, conventions)
+    excused = LAYERS[trial.case.layer].excused(trial.case, conventions)
     if eps_asked:
         excused.pop("y", None)
     found = []
@@ -182,15 +215,13 @@ def error(
     return Error(name, top, off, off / ulp if ulp else 0.0, where)
 
 
-def overflows(trial: Trial, conventions: Conventions) -> dict[str, Array]:
-    """Where 1 / s (y) or 1 / s^2 (gradients) is beyond the dtype, in the outputs' shapes."""
-    case, layout = trial.case, trial.case.layout
-    if case.dtype != "float16" or trial.want is None:
-        return {}
-    rows = layout.rows(case.x.astype("float64"))
-    s = np.broadcast_to(scale(rows, conventions, conventions.eps_of(case)), rows.shape)
-    most = float(np.finfo(case.dtype).max) / 4
+def off(got: Array, want: Array) -> float:
+    """The largest difference, as a fraction of the largest value; both NaN is no difference."""
+    if got.shape != want.shape:
+        return np.inf
     with np.errstate(all="ignore"):
-        y, dx = layout.array(1 / s > most), layout.array(1 / s**2 > most)
-    summed = tuple(a for a in range(case.x.ndim) if a not in layout.affine)
-    return {"y": y, "dx": dx, "dgamma": np.asarray(dx.any(axis=summed))}
+        same = (np.isnan(got) & np.isnan(want)) | (got == want)
+        difference = np.where(same, 0.0, abs(got - want))
+        size = np.nanmax(abs(want), initial=0.0, where=np.isfinite(want))
+        off = float(np.max(difference / (size + 1e-300), initial=0.0))
+    return np.inf if np.isnan(off) else off

@@ -17,7 +17,7 @@ import math
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,12 @@ from lpnorm import __version__
 from lpnorm.files import atomic
 from lpnorm.norms import Range, TopK
 from lpnorm.verify import cases, weights
-from lpnorm.verify.cases import Case, Layout
-from lpnorm.verify.reference import Arithmetic, Conventions, allowed, default_place, expected
-from lpnorm.verify.trials import OUTPUTS, Trial, overflows
-from lpnorm.verify.vectors_schema import SCHEMA, TEXTS
-from lpnorm.verify.weights import WeightCase
+from lpnorm.verify.cases import OUTPUTS, Case, Layout
+from lpnorm.verify.layers import LAYERS
+from lpnorm.verify.reference import Arithmetic, Conventions, default_place
+from lpnorm.verify.vectors_schema import FLAGS, SCHEMA, TEXTS
 
 Array = np.ndarray
-LAYERS = ("batch_norm", "layer_norm", "weight_norm", "bounded_weight_norm", "sgd")
 NORMS: dict[str, Any] = {
     "1": 1,
     "2": 2,
@@ -45,6 +43,7 @@ NORMS: dict[str, Any] = {
     "range": Range(),
 }
 FOLDERS = {"1": "L1", "2": "L2", "3": "L3", "1.5": "L1.5", "inf": "Linf"}
+_ORDER = [*(flag for flag in FLAGS if flag != "zeros"), "zeros"]
 DTYPES = ("float16", "float32", "float64")
 EPS = {"float16": 2.0**-10, "float32": 1e-5, "float64": 1e-5}
 TYPES = {"float16": "<f2", "float32": "<f4", "float64": "<f8"}
@@ -52,27 +51,24 @@ TYPES = {"float16": "<f2", "float32": "<f4", "float64": "<f8"}
 
 @dataclass(frozen=True)
 class Vector:
-    """One case: id, what it shows (flags), and the arrays."""
+    """One case with its id."""
 
     id: str
     p: str | None  # a name in NORMS; None for SGD
-    flags: tuple[str, ...]
-    case: Case | WeightCase
-    files: dict[str, Any] = field(default_factory=dict)  # its entry in a manifest that was read
+    case: Case
 
     @property
     def layer(self) -> str:
-        return self.case.layout.layer if isinstance(self.case, Case) else self.case.layer
+        return self.case.layer
 
     @property
-    def inputs(self) -> dict[str, Array]:
-        if isinstance(self.case, WeightCase):
-            return self.case.arrays
-        return {name: getattr(self.case, name) for name in ("x", "gamma", "beta", "dy")}
+    def flags(self) -> tuple[str, ...]:
+        """What it shows, zeros last."""
+        return tuple(sorted(FLAGS.keys() & self.case.flags, key=_ORDER.index))
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        return OUTPUTS if isinstance(self.case, Case) else weights.OUTPUTS[self.case.layer]
+        return OUTPUTS if self.case.layout is not None else weights.OUTPUTS[self.layer]
 
 
 # ---- which cases ------------------------------------------------------------------------------
@@ -89,7 +85,7 @@ def plan(
     Raises ValueError naming what is unknown.
     """
     for name, given, known in (
-        ("layer", layers, LAYERS),
+        ("layer", layers, tuple(LAYERS)),
         ("p", norms, tuple(NORMS)),
         ("dtype", dtypes, DTYPES),
     ):
@@ -100,23 +96,26 @@ def plan(
         if layer == "sgd":
             if norms is None or layers is not None:
                 for dtype in dtypes or DTYPES:
-                    yield from _sgd_cases(dtype)
+                    for case in weights.sgd_cases(dtype):
+                        yield _vector(f"sgd/{dtype}", None, case)
             continue
         for p in norms or NORMS:
             for dtype in dtypes or DTYPES:
-                if layer.endswith("weight_norm"):
-                    yield from _weight_cases(layer, p, dtype)
-                else:
-                    yield from _norm_cases(layer, p, dtype)
+                folder = f"{layer}/{FOLDERS.get(p, p.title())}/{dtype}"
+                if not layer.endswith("weight_norm"):
+                    yield from _norm_cases(folder, layer, p, dtype)
+                elif p in FOLDERS:  # the others are no norms of a weight vector
+                    for case in weights.weight_cases(layer, NORMS[p], dtype):
+                        yield _vector(folder, p, case)
 
 
-def _vector(folder: str, flags: str, p: str | None, case: Case | WeightCase) -> Vector:
+def _vector(folder: str, p: str | None, case: Case) -> Vector:
     name = case.name.replace(", ", "-").replace(" = ", "-").replace(" ", "-")
-    return Vector(f"{folder}/{name}", p, tuple(flags.split()), case)
+    return Vector(f"{folder}/{name}", p, case)
 
 
-def _norm_cases(layer: str, p: str, dtype: str) -> Iterator[Vector]:
-    folder, norm, eps = f"{layer}/{FOLDERS.get(p, p.title())}/{dtype}", NORMS[p], EPS[dtype]
+def _norm_cases(folder: str, layer: str, p: str, dtype: str) -> Iterator[Vector]:
+    norm, eps = NORMS[p], EPS[dtype]
     batch = layer == "batch_norm"
     layouts = (
         (Layout(layer, 4, 1), Layout(layer, 2, 1))
@@ -127,20 +126,20 @@ def _norm_cases(layer: str, p: str, dtype: str) -> Iterator[Vector]:
     def made(
         name: str, why: str, rows: Array, flags: str = "", layout: int = 0, eps: float = eps
     ) -> Vector:
-        case = cases.build(name, why, rows, layouts[layout], dtype, eps)
+        case = cases.build(name, why, rows, layouts[layout], dtype, eps, flags=flags)
         if "ties" in flags:  # a part along x makes the gradient of the scale show in dx
-            case = replace(case, dy=(case.x / 2 + case.dy / 4).astype(dtype))
-        return _vector(folder, flags, p, case)
+            case = case.but(dy=(case.x / 2 + case.dy / 4).astype(dtype))
+        return _vector(folder, p, case)
 
     rows = cases.gaps(40)
     why = "random values, upstream gradient and parameters: every formula shows here"
-    yield made("random values", why, rows)
-    yield made("random values, other axes", why, rows, layout=1)
-    yield made("large eps", "eps = 0.25: where is it added?", rows, eps=0.25)
+    yield made("random values", why, rows, "telling")
+    yield made("random values, other axes", why, rows, "axes", layout=1)
+    yield made("large eps", "eps = 0.25: where is it added?", rows, "telling", eps=0.25)
     why = "deviations as small as eps: eps decides, also in the gradient"
     root = {2: 2.0}.get(norm, 1.0)
     small = max(2.0 ** round(math.log2(eps) / root), 2.0**-8 if dtype == "float16" else 0.0)
-    yield made("small magnitude", why, rows * small, "tiny")
+    yield made("small magnitude", why, rows * small, "tiny telling")
     why = "tied values and zeros: any element of the subdifferential is right"
     yield made("ties and zeros", why, cases.tied(norm), "ties zeros")
     level = np.broadcast_to(np.array([[1.5], [0.0], [-3.0]]), rows.shape).copy()
@@ -152,7 +151,7 @@ def _norm_cases(layer: str, p: str, dtype: str) -> Iterator[Vector]:
         yield made("n = 1", why, np.array([[1.0], [-2.0], [0.5]]), "n=1 zeros")
     if cases.least(norm) <= 3:
         why = "a tiny group: n and n - 1 differ most"
-        yield made("tiny groups, n = 3", why, cases.gaps(3), "small-n")
+        yield made("tiny groups, n = 3", why, cases.gaps(3), "small-n telling")
     if batch:
         why = "a mean far above the deviations: E[x^2] - E[x]^2 loses all digits"
         yield made("offset", why, rows + (8.0 if dtype == "float16" else 1024.0), "offset")
@@ -166,59 +165,6 @@ def _norm_cases(layer: str, p: str, dtype: str) -> Iterator[Vector]:
         yield made("float16 overflow", why, rows * 2.0**9, "float16-overflow large")
 
 
-def _weight_cases(layer: str, p: str, dtype: str) -> Iterator[Vector]:
-    if p in ("top10", "range"):  # no norms of a weight vector
-        return
-    folder, norm = f"{layer}/{FOLDERS[p]}/{dtype}", NORMS[p]
-
-    def made(name: str, why: str, rows: Array, shape: tuple[int, ...], flags: str = "") -> Vector:
-        v, rng = rows.reshape(shape), np.random.default_rng([1, *shape])
-        arrays = {"v": v}
-        if layer == "weight_norm":
-            arrays["g"] = cases.half(rng.uniform(0.5, 2.0, len(v)) * np.resize([1, -1], len(v)))
-        arrays["dw"] = cases.half(rng.standard_normal(shape) + np.sign(v) / 4)
-        rho = {} if layer == "weight_norm" else {"rho": 1.625}
-        arrays = {key: a.astype(dtype) for key, a in arrays.items()}
-        return _vector(folder, flags, p, WeightCase(name, why, layer, norm, arrays, rho))
-
-    rows = cases.gaps(12, 4) * np.array([[1.0], [0.5], [2.0], [4.0]])  # unlike norms
-    yield made("random values", "every formula shows here", rows, (4, 3, 2, 2))
-    yield made("random values, 2 axes", "every formula shows here", cases.gaps(10, 5), (5, 10))
-    tied = np.resize([2.0, -1.0, 0.0, 1.0, -2.0, 0.5], (3, 8))
-    why = "tied values and zeros: any element of the subdifferential is right"
-    yield made("ties and zeros", why, tied, (3, 8), "ties zeros")
-    small = 2.0**-5 if dtype == "float16" else 2.0**-10
-    yield made("small magnitude", "small weights: no eps is needed", rows * small, (4, 12), "tiny")
-    large = 4.0 if dtype == "float16" else 1024.0
-    yield made("large magnitude", "large weights", rows * large, (4, 12), "large")
-
-
-def _sgd_cases(dtype: str) -> Iterator[Vector]:
-    rng = np.random.default_rng(5)
-    arrays = {"w": cases.half(rng.standard_normal((4, 3)))}
-    arrays["gradients"] = cases.half(rng.standard_normal((5, 4, 3)))
-    arrays = {name: a.astype(dtype) for name, a in arrays.items()}
-    plain = {"lr": 0.25, "momentum": 0.0, "dampening": 0.0, "nesterov": False}
-    plain |= {"weight_decay": 0.0, "decoupled": False}
-    momentum, decay = {"momentum": 0.75}, {"weight_decay": 0.5}
-    modes: dict[str, dict[str, Any]] = {
-        "plain": {},
-        "decay": decay,
-        "decoupled decay": {**decay, "decoupled": True},
-        "momentum": momentum,
-        "momentum and dampening": {**momentum, "dampening": 0.375},
-        "Nesterov": {**momentum, "nesterov": True},
-        "momentum and decay": {**momentum, **decay},
-        "momentum, dampening and decay": {**momentum, **decay, "dampening": 0.375},
-        "Nesterov and decay": {**momentum, **decay, "nesterov": True},
-        "momentum and decoupled decay": {**momentum, **decay, "decoupled": True},
-    }
-    for name, mode in modes.items():
-        why = "five steps of one parameter: its weights after each"
-        case = WeightCase(name, why, "sgd", None, arrays, {**plain, **mode})
-        yield _vector(f"sgd/{dtype}", "", None, case)
-
-
 # ---- expected values and bounds ---------------------------------------------------------------
 
 
@@ -229,15 +175,12 @@ def wanted(vector: Vector) -> tuple[dict[str, Array], dict[str, Array]]:
     """
     case = vector.case
     arithmetic = Arithmetic(accumulator(case.dtype), sequential=True)
-    if isinstance(case, WeightCase):
-        want, bounds = weights.expected(case), weights.allowed(case, arithmetic)
-        excused: dict[str, Array] = {}
-    else:
-        conventions = Conventions(NORMS[str(vector.p)], default_place(NORMS[str(vector.p)]))
-        outcome = expected(case, conventions)
-        want = {name: np.asarray(getattr(outcome, name)) for name in OUTPUTS}
-        bounds = allowed(case, outcome, conventions, arithmetic)
-        excused = overflows(Trial(case, None, want=outcome), conventions)
+    row, p = LAYERS[vector.layer], NORMS.get(str(vector.p))
+    conventions = Conventions(p, default_place(p))
+    outcome = row.expected(case, conventions)
+    want = {name: np.asarray(outcome[name]) for name in vector.outputs}
+    bounds = dict(row.limits(case, outcome, conventions, arithmetic))
+    excused = row.excused(case, conventions)
     largest = float(np.finfo(case.dtype).max)
     for name, bound in bounds.items():
         unheld = abs(want[name]) + bound >= 0.5 * largest
@@ -261,7 +204,7 @@ def ties(vector: Vector) -> list[dict[str, Any]]:
     case = vector.case
     if "ties" not in vector.flags:
         return []
-    if isinstance(case, WeightCase):
+    if case.layout is None:
         rows = case.arrays["v"].reshape(len(case.arrays["v"]), -1).astype("float64")
     else:
         rows = case.layout.rows(case.x.astype("float64"))
@@ -332,7 +275,7 @@ def _write(folder: Path, vector: Vector) -> dict[str, Any]:
     want, bounds = wanted(vector)
     inputs: dict[str, Any] = {}
     outputs: dict[str, Any] = {}
-    for name, array in vector.inputs.items():
+    for name, array in case.arrays.items():
         inputs[name] = {"file": f"{vector.id}.{name}.npy", "shape": list(array.shape)}
         digest.update(npy(array))
         _put(folder / inputs[name]["file"], npy(array))
@@ -349,8 +292,8 @@ def _write(folder: Path, vector: Vector) -> dict[str, Any]:
     entry: dict[str, Any] = {"id": vector.id, "layer": vector.layer, "shows": case.why}
     entry |= {"name": case.name, "p": vector.p, "flags": list(vector.flags)}
     entry |= {"dtype": case.dtype, "accumulator": accumulator(case.dtype)}
-    if isinstance(case, Case):
-        n = case.layout.rows(case.x).shape[1]
+    if case.layout is not None:
+        n = case.n
         p = NORMS[str(vector.p)]
         constant = {"name": "paper", "value": Conventions(p, "added").c(n), "n": n}
         reduced = case.layout.affine  # the channels, or the axes normalized over

@@ -8,6 +8,7 @@ and norm, since conventions belong to these.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -18,21 +19,21 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm.verify import ties, vectors, weights
-from lpnorm.verify.candidates import Candidate, CannotRun, Outcome
-from lpnorm.verify.cases import Case, Layout
-from lpnorm.verify.norm_checks import NormChecks, Settings
-from lpnorm.verify.recognise import WORDS, Recognised, _best
-from lpnorm.verify.reference import Arithmetic, Conventions, default_place, places
+from lpnorm.verify import kinks, vectors
+from lpnorm.verify.candidates.common import CannotRun
+from lpnorm.verify.cases import Case, Layout, Outcome
+from lpnorm.verify.norm import undefined_constant
+from lpnorm.verify.recognise import WORDS, Recognised, best
+from lpnorm.verify.reference import Conventions, default_place, places
 from lpnorm.verify.report import COLOURS, Check, Report, wrap
-from lpnorm.verify.trials import Error, Trial, error
+from lpnorm.verify.trials import Trial
+from lpnorm.verify.values import Values
 from lpnorm.verify.vectors import NORMS, Vector
-from lpnorm.verify.weights import WeightCase
+from lpnorm.verify.weight_checks import weight_kinks
 
 Array = np.ndarray
 Outputs = dict[str, Array]
 OTHER_EPS = (1e-12, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 2.0**-10, 1e-3, 1e-2)
-FLOAT16_SUMS = "statistics and sums are kept in float16"
 
 
 @dataclass
@@ -141,9 +142,7 @@ def check_vectors(
     for (layer, p), chosen in groups.items():
         report = Report(layer, p if p is not None else "-", f"vectors in {folder}")
         pairs = [(_vector(folder, e), _outputs(folder, e, tried[e["id"]])) for e in chosen]
-        judge = _judge_steps if p is None or layer.endswith("weight_norm") else _judge_norm
-        with np.errstate(all="ignore"):
-            report.checks += judge(pairs, report)
+        judge(pairs, report)
         report.checks += _missing(pairs, [e for e in entries if e["id"] in not_tried], report)
         report.conventions = list(dict.fromkeys(report.conventions))
         report.notes = list(dict.fromkeys(report.notes))
@@ -197,17 +196,23 @@ def _vector(folder: Path, entry: dict[str, Any]) -> Vector:
         if digest != entry["sha256"]:
             raise CannotRun(f"the inputs of {entry['id']} are not what was written: write it anew")
         layer, p, axis = entry["layer"], entry["p"], entry["axis"]
-        case: Case | WeightCase
+        layout, settings = None, entry["settings"]
         if layer in ("batch_norm", "layer_norm"):
             chosen = axis[0] if layer == "batch_norm" else tuple(axis)
-            layout = Layout(layer, arrays["x"].ndim, chosen)
-            case = Case(entry["name"], entry["shows"], **arrays, eps=entry["eps"], layout=layout)
-        else:
-            norm = None if p is None else NORMS[p]
-            case = WeightCase(entry["name"], entry["shows"], layer, norm, arrays, entry["settings"])
-        return Vector(entry["id"], p, tuple(entry["flags"]), case)
+            layout, settings = Layout(layer, arrays["x"].ndim, chosen), {"eps": entry["eps"]}
+        norm = None if p is None or layout is not None else NORMS[p]
+        flags = frozenset(entry["flags"]) | _own_flags().get(entry["name"], frozenset())
+        name, why = entry["name"], entry["shows"]
+        case = Case(name, why, layer, arrays, settings, norm, layout, flags)
+        return Vector(entry["id"], p, case)
     except (KeyError, TypeError, IndexError, AttributeError) as problem:
         raise CannotRun(f"the manifest's case {entry['id']} is damaged ({problem})") from problem
+
+
+@functools.cache
+def _own_flags() -> dict[str, frozenset[str]]:
+    """The judge's own flags, which a manifest has not, by the names of the cases."""
+    return {v.case.name: v.case.flags for v in vectors.plan()}
 
 
 def _outputs(folder: Path, entry: dict[str, Any], given: list[str]) -> Outputs:
@@ -241,66 +246,66 @@ def _missing(
     ]
 
 
-# ---- batch norm and layer norm ----------------------------------------------------------------
+# ---- judging ----------------------------------------------------------------------------------
 
 
-class _Recorded(Candidate):
-    """A candidate that gives for each case's x what a program wrote."""
+class _Files(Values):
+    """The value checks of outputs that are there already, all of one layer and norm."""
 
-    kind, has_backward = "vectors", True
-
-    def __init__(self, outcomes: dict[int, Outcome]) -> None:
-        self.outcomes = outcomes
-
-    def run(self, x: Array, gamma: Array, beta: Array, eps: float, dy: Array | None) -> Outcome:
-        return self.outcomes[id(x)]
-
-
-class _Checks(NormChecks):
-    """`NormChecks` of cases and outputs that are there already."""
-
-    def __init__(self, pairs: list[tuple[Vector, Outputs]], report: Report) -> None:
+    def __init__(self, pairs: Sequence[tuple[Vector, Outputs]], report: Report) -> None:
         first = pairs[0][0]
-        self.pairs, self.report = pairs, report
-        self.p, self.layer = NORMS[str(first.p)], first.layer
-        self.dtypes = [d for d in reversed(vectors.DTYPES) if any(self._of(d))]
-        self.dtype = self.dtypes[0]
-        self.groups = 3
-        self.wrong: set[str] = set()  # names of the value checks that failed
-        axis = 1 if self.layer == "batch_norm" else -1
-        self.settings = Settings(self.layer, self.p, axis, None, "paper", None, None)
-        self.outcomes = {
-            id(_case(v).x): Outcome(**{"y": None, **outputs})  # type: ignore[arg-type]
-            for v, outputs in pairs
-        }
-        self.candidate, self.refused, self.layouts = _Recorded(self.outcomes), {}, []
-        self.recognised = self._recognise()
-        self.conventions = self.recognised.conventions
+        self.p, self.layer = NORMS.get(str(first.p)), first.layer
+        self.trials = [(v, Trial(v.case, Outcome(**outputs))) for v, outputs in pairs]
+        used = {v.case.dtype for v, _ in pairs}
+        self.dtypes = [dtype for dtype in reversed(vectors.DTYPES) if dtype in used]
+        self.rules: set[str] = set()
+        usual = Conventions(self.p, default_place(self.p))
+        normalizer = first.case.layout is not None
+        self.recognised = self._recognise() if normalizer else Recognised(usual, True)
+        fits = self.recognised.fits and self.recognised.tightly
+        super().__init__(self.recognised.conventions, report, fits)
+        self.ids = {id(v.case): v.id for v, _ in self.trials}
 
-    def _of(self, dtype: str) -> Iterator[Vector]:
-        return (vector for vector, _ in self.pairs if vector.case.dtype == dtype)
+    def _of(self, dtype: str) -> list[tuple[Vector, Trial]]:
+        return [(v, trial) for v, trial in self.trials if v.case.dtype == dtype]
 
-    def value_cases(self, dtype: str) -> Iterator[Case]:
-        for vector in self._of(dtype):
-            if any(a is not None for a in vars(self.outcomes[id(_case(vector).x)]).values()):
-                yield _case(vector)
+    def name(self, case: Case) -> str:
+        return self.ids[id(case)]
 
-    def _undefined_constant(self, trial: Trial) -> bool:
-        return getattr(trial.got, "y", None) is not None and super()._undefined_constant(trial)
+    def checks(self) -> Iterator[Check]:
+        used = self.recognised.eps_used
+        if used is not None:
+            how = f"with eps = {used:g}" if used else "without eps"
+            words = f"the cases name their eps, but y is computed {how} in all of them"
+            yield Check("eps", "failed", "eps must be the one asked for", words, words)
+        self.report.conventions += self.recognised.said
+        for dtype in self.dtypes:
+            pairs = self._of(dtype)
+            self._overflows(pairs)
+            yield from self.values([trial for _, trial in pairs if trial.got], self.name)
+        trials = [trial for _, trial in self.trials]
+        if trials[0].case.layout is None:
+            yield from weight_kinks(self, trials, self.name)
+        elif self.recognised.fits:
+            yield from self._kinks(trials)
+        self.report.conventions += kinks.said_of(self.rules)
+
+    def undefined(self, trial: Trial) -> bool:
+        return undefined_constant(self, trial)
 
     def _recognise(self) -> Recognised:
         """The place of eps, from the cases of the widest dtype that show it."""
         usual = Conventions(self.p, default_place(self.p))
-        names = ("random values", "large eps", "small magnitude")
         probing = []
-        for vector in self._of(self.dtype):
-            case, y = _case(vector), self.outcomes[id(_case(vector).x)].y
-            if y is not None and y.shape == case.x.shape and case.name in names:
+        for vector, trial in self._of(self.dtypes[0]):
+            case, y = vector.case, trial.got and trial.got.get("y")
+            shows = {"telling"} & case.flags and "small-n" not in case.flags
+            if y is not None and y.shape == case.x.shape and shows:
                 probing.append((case, y.astype("float64")))
         if not probing:
-            return Recognised(usual, all(o.y is None for o in self.outcomes.values()))
+            return Recognised(usual, all("y" not in (t.got or ()) for _, t in self.trials))
         listed = [place for place in places(self.p, "paper") if place != "none"]
-        found = _best(probing, [Conventions(self.p, place) for place in listed])
+        found = best(probing, [Conventions(self.p, place) for place in listed])
         if found is not None:
             place = found[0].place
             said = [WORDS[place]] if place != default_place(self.p) else []
@@ -308,137 +313,46 @@ class _Checks(NormChecks):
         for eps in OTHER_EPS:
             for place in listed:
                 tried = Conventions(self.p, place, eps=eps)
-                if (found := _best(probing, [tried])) and found[1]:
+                if (found := best(probing, [tried])) and found[1]:
                     return Recognised(tried, True, eps)
         without = Conventions(self.p, "none", eps=0.0)
-        if (found := _best(probing, [without])) and found[1]:
+        if (found := best(probing, [without])) and found[1]:
             return Recognised(without, True, 0.0)
         return Recognised(usual, False)
 
-    def checks(self) -> Iterator[Check]:
-        used = self.recognised.eps_used
-        if used is not None:
-            how = f"with eps = {used:g}" if used else "without eps"
-            words = f"the cases name their eps, but y is computed {how} in all of them"
-            why = "eps must be the one asked for"
-            yield Check("eps", "failed", why, words, words)
-        self.report.conventions += self.recognised.said
-        ids = {(v.case.name, v.case.dtype): v.id for v, _ in self.pairs}
-        for dtype in self.dtypes:
-            self._overflows(dtype)
-            named = {f"{name}, {d}": i for (name, d), i in ids.items() if d == dtype}
-            for check in self.values(dtype):
-                if check.status == "failed":
-                    self.wrong.add(check.check)
-                yield Check(**{**vars(check), "check": named.get(check.check, check.check)})
-        yield from self._ties()
-
-    def _overflows(self, dtype: str) -> None:
+    def _overflows(self, pairs: list[tuple[Vector, Trial]]) -> None:
         """The formula taken literally, |d|^p infinite in float16, is a convention: y = beta."""
         if self.p not in (2, 3):
             return
-        for vector in self._of(dtype):
-            case, got = _case(vector), self.outcomes[id(_case(vector).x)]
-            if "float16-overflow" not in vector.flags or got.y is None:
+        for vector, trial in pairs:
+            case, got = vector.case, trial.got
+            if "float16-overflow" not in case.flags or got is None or got.y is None:
                 continue
             beta = np.broadcast_to(case.layout.wide(case.beta, case.x.shape), case.x.shape)
             if got.y.shape == beta.shape and np.all(np.isnan(got.y) | (got.y == beta)):
-                self.outcomes[id(case.x)] = Outcome(None, dbeta=got.dbeta)  # type: ignore[arg-type]
+                for name in ("y", "dx", "dgamma"):
+                    got.pop(name, None)
                 self.report.conventions.append(
                     f"in float16 |d|^{self.p:g} overflows for |d| of some hundreds: y is beta there"
                 )
 
-    def _ties(self) -> Iterator[Check]:
-        if not self.recognised.fits:
-            return
-        rules: set[str] = set()
-        for vector, _ in self.pairs:
-            case = _case(vector)
-            got = self.outcomes[id(case.x)]
-            if "ties" in vector.flags and got.dx is not None and got.dx.shape == case.x.shape:
-                name = f"{vector.id}, membership"
-                if f"random values, {case.dtype}" in self.wrong:
-                    yield Check(name, "skipped", ties.WHY, "the gradient itself is wrong")
+    def _kinks(self, trials: list[Trial]) -> Iterator[Check]:
+        wrong = {c.check for c in self.report.failures}
+        plain = {t.case.dtype: self.name(t.case) for t in trials if "telling" in t.case.flags}
+        for trial in trials:
+            case, dx = trial.case, trial.got and trial.got.get("dx")
+            if "ties" in case.flags and dx is not None and dx.shape == case.x.shape:
+                name = f"{self.name(case)}, membership"
+                if plain.get(case.dtype) in wrong:
+                    yield Check(name, "skipped", kinks.WHY, "the gradient itself is wrong")
                     continue
-                check, chosen = ties.membership(self, Trial(case, got), name)
-                rules |= chosen if case.dtype == self.dtype else set()
+                check, chosen = kinks.membership(self, trial, name)
+                self.rules |= chosen if case.dtype == self.dtypes[0] else set()
                 yield check
-        self.report.conventions += ties.conventions(rules)
 
 
-def _case(vector: Vector) -> Case:
-    assert isinstance(vector.case, Case)
-    return vector.case
-
-
-def _judge_norm(pairs: list[tuple[Vector, Outputs]], report: Report) -> list[Check]:
-    return list(_Checks(pairs, report).checks())
-
-
-# ---- weight norm, bounded weight norm, SGD ----------------------------------------------------
-
-
-def _judge_steps(pairs: list[tuple[Vector, Outputs]], report: Report) -> list[Check]:
-    found: list[Check] = []
-    for dtype in reversed(vectors.DTYPES):
-        found += _judge_weights([(v, o) for v, o in pairs if v.case.dtype == dtype], dtype, report)
-    rules: set[str] = set()
-    for vector, outputs in pairs:
-        if "ties" in vector.flags and isinstance(vector.case, WeightCase) and "dv" in outputs:
-            ok, words = weights.membership(vector.case, outputs)
-            name, why = f"{vector.id}, membership", ties.WHY
-            if not ok:
-                right = weights.text(weights.WEIGHT, "h")
-                found.append(Check(name, "failed", why, words, words, right))
-            else:
-                rules |= {words} if words else set()
-                found.append(Check(name, "passed", why, words or "one gradient"))
-    report.conventions += ties.conventions(rules)
-    return found
-
-
-def _judge_weights(
-    pairs: list[tuple[Vector, Outputs]], dtype: str, report: Report
-) -> Iterator[Check]:
-    """The values of the cases of one dtype, with float16 sums only where they are needed."""
-    usual = Arithmetic(vectors.accumulator(dtype), sequential=True)
-    judged = [(v, o, _errors(v, o, usual)) for v, o in pairs]
-    failing = [(v, o) for v, o, errors in judged if _wrong(errors)]
-    if failing and dtype == "float16":
-        half = [(v, o, _errors(v, o, Arithmetic("float16", sequential=True))) for v, o in pairs]
-        known = weights.diagnose([(_weight(v), o) for v, o in failing])
-        if known is None and not any(_wrong(errors) for _, _, errors in half):
-            report.conventions.append(FLOAT16_SUMS)
-            judged, failing = half, []
-    common = weights.diagnose([(_weight(v), o) for v, o in failing])
-    for vector, outputs, errors in judged:
-        wrong = _wrong(errors)
-        if not wrong:
-            top = max(errors, key=lambda e: e.fraction)
-            yield Check(vector.id, "passed", vector.case.why, str(top))
-            continue
-        bad = {e.name: outputs[e.name] for e in wrong}
-        said = common or weights.diagnose([(_weight(vector), bad)])
-        detail = "; ".join(map(str, wrong))
-        words, compare = (said.words, said.compare) if said else ("", "")
-        yield Check(vector.id, "failed", vector.case.why, detail, words, compare)
-
-
-def _weight(vector: Vector) -> WeightCase:
-    assert isinstance(vector.case, WeightCase)
-    return vector.case
-
-
-def _wrong(errors: list[Error]) -> list[Error]:
-    return [e for e in errors if not e.fraction <= 1]
-
-
-def _errors(vector: Vector, outputs: Outputs, arithmetic: Arithmetic) -> list[Error]:
-    case = _weight(vector)
-    want, limits = weights.expected(case), weights.allowed(case, arithmetic)
-    found = []
-    for name, got in outputs.items():
-        limit = np.broadcast_to(limits[name], want[name].shape)
-        one = error(name, got.astype("float64"), want[name], limit, case.dtype)
-        found += [one] if one is not None else []
-    return found
+def judge(pairs: Sequence[tuple[Vector, Outputs]], report: Report) -> None:
+    """Add to the report what is found of outputs of one layer and norm."""
+    with np.errstate(all="ignore"):
+        for check in _Files(pairs, report).checks():
+            report.checks.append(check)

@@ -10,21 +10,21 @@ mean 0, so that every dtype computes d exactly. Which element was chosen is a co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
-from lpnorm.norms import Range, as_norm
-from lpnorm.verify import cases
+from lpnorm.verify import cases, weights
 from lpnorm.verify.bounds import with_eps
+from lpnorm.verify.cases import Case, Outcome
+from lpnorm.verify.formula import NORM, WEIGHT, row_statistic
+from lpnorm.verify.reference import Conventions
 from lpnorm.verify.report import Check
+from lpnorm.verify.takes import Subject
 from lpnorm.verify.trials import Trial, call
-from lpnorm.verify.variants import FLOAT64, NORM, text
-
-if TYPE_CHECKING:
-    from lpnorm.verify.norm_checks import NormChecks
 
 Array = np.ndarray
 WHY = (
@@ -33,7 +33,7 @@ WHY = (
 )
 
 
-def checks(judge: NormChecks) -> Iterator[Check]:
+def checks(judge: Subject) -> Iterator[Check]:
     """y, and membership of dx in the subdifferential, at ties; the tie rule is a convention."""
     if not judge.candidate.has_backward or judge.candidate.size is not None:
         return
@@ -46,7 +46,7 @@ def checks(judge: NormChecks) -> Iterator[Check]:
         # an upstream gradient with a part along x makes T large, so that h can be read off dx
         sign = np.sign(case.layout.wide(case.gamma, case.x.shape))
         along = (sign * case.x / 2 + case.dy / 4).astype(dtype)
-        trial = call(judge.candidate, replace(case, dy=along))
+        trial = call(judge.candidate, case.but(dy=along))
         name = f"ties and zeros, {dtype}"
         if trial.got is None or trial.got.dx is None:
             yield Check(name, "failed", WHY, f"it raised {trial.raised}", "it raises at ties")
@@ -61,21 +61,21 @@ def checks(judge: NormChecks) -> Iterator[Check]:
             words = words or found.diagnosis
             found = replace(found, diagnosis=words, general=judge.values_wrong)
         yield found
-    judge.report.conventions += conventions(rules)
+    judge.report.conventions += said_of(rules)
 
 
-def membership(judge: NormChecks, trial: Trial, name: str) -> tuple[Check, set[str]]:
+def membership(of: Any, trial: Trial, name: str) -> tuple[Check, set[str]]:
     """Is dx in the subdifferential in every row? And the tie rules it follows."""
     rows = trial.case.layout.rows(trial.case.x)
-    found = [_row(judge, trial, i) for i in range(len(rows))]
+    found = [_row(of.conventions, trial, i) for i in range(len(rows))]
     wrong = [words for ok, words in found if not ok]
     if wrong:
-        return Check(name, "failed", WHY, wrong[0], wrong[0], text(NORM, "h")), set()
+        return Check(name, "failed", WHY, wrong[0], wrong[0], NORM.text("h")), set()
     rules = {words for _, words in found if words}
     return Check(name, "passed", WHY, ", ".join(sorted(rules)) or "one gradient"), rules
 
 
-def conventions(rules: set[str]) -> list[str]:
+def said_of(rules: set[str]) -> list[str]:
     """What is to be said about the tie rules: nothing about the usual ones."""
     usual = {"ties share equally", "sign(0) = 0"}
     if len(rules - usual) > 1:
@@ -83,19 +83,18 @@ def conventions(rules: set[str]) -> list[str]:
     return sorted(rules - usual)
 
 
-def _row(judge: NormChecks, trial: Trial, i: int) -> tuple[bool, str]:
+def _row(conventions: Conventions, trial: Trial, i: int) -> tuple[bool, str]:
     """Is row i of dx in the subdifferential? And the rule it follows, or what is wrong."""
-    case, p, layout = trial.case, judge.p, trial.case.layout
+    case, p, layout = trial.case, conventions.p, trial.case.layout
     wide = layout.wide(case.gamma.astype("float64"), case.x.shape)
     g = layout.rows(wide * case.dy.astype("float64"))[i]
     d = layout.rows(case.x.astype("float64"))[i]
     assert trial.got is not None and trial.got.dx is not None
     dx = layout.rows(trial.got.dx.astype("float64"))[i]
     n, size = d.size, abs(d)
-    norm = as_norm(p)
-    phi = norm.statistic(d[None, :], FLOAT64)
-    c, eps = judge.conventions.c(n), judge.conventions.eps_of(case)
-    scale, slopes = with_eps(phi, p, eps, c, judge.conventions.eps_place)
+    phi = row_statistic(d[None, :], p)
+    c, eps = conventions.c(n), conventions.eps_of(case)
+    scale, slopes = with_eps(phi, p, eps, c, conventions.eps_place)
     s, slope = float(scale[0, 0]), float(np.ravel(slopes)[0])
     total = float((g * d).sum() / s)
     if abs(total) < 1e-2 * abs(g).max() or not np.all(np.isfinite(dx)):
@@ -108,7 +107,7 @@ def _row(judge: NormChecks, trial: Trial, i: int) -> tuple[bool, str]:
     slack = (n + 8) * u * terms / (abs(total) * slope) + 1e-12
     if slack * getattr(p, "k", 1) > 0.2:  # rounding hides which it is
         return True, ""
-    if isinstance(p, Range):
+    if type(p).__name__ == "Range":
         return _range(w, d, slack)
     if cases.is_order_statistic(p):
         return _largest(w, d, size, getattr(p, "k", 1), slack)
@@ -189,3 +188,48 @@ def _range(w: Array, d: Array, slack: float) -> tuple[bool, str]:
     first = _shares(share[top], 1, slack, "the maximum")
     second = _shares(-share[bottom], 1, slack, "the minimum")
     return first if not first[0] else second
+
+
+# ---- weight norms -----------------------------------------------------------------------------
+
+
+def weight_membership(case: Case, got: Outcome, name: str) -> tuple[Check, set[str]]:
+    """Is dv in the subdifferential where v is tied (p = inf) or 0 (p = 1)? And the rule.
+
+    From dv the gradient of the norm is read back, h = (dw - S dv / g) / dg. Only these two norms
+    have a kink; the other values of dv are judged by their bounds.
+    """
+    ok, words = _weights_rule(case, got)
+    if not ok:
+        return Check(name, "failed", WHY, words, words, WEIGHT.text("h")), set()
+    return Check(name, "passed", WHY, words or "one gradient"), {words} if words else set()
+
+
+def _weights_rule(case: Case, got: Outcome) -> tuple[bool, str]:
+    if case.p not in (1, math.inf) or "dv" not in got or got["dv"].shape != case.arrays["v"].shape:
+        return True, ""
+    v = WEIGHT.run(weights.given(case))
+    u = float(np.finfo(case.dtype).eps) / 2
+    dv, rules = got["dv"].astype("float64"), set()
+    for i in range(len(dv)):
+        s, g, dg = (float(np.ravel(a[i])[0]) for a in (v.S, v.g, v.dg))
+        each, dw = v.v[i].ravel(), v.dw[i].ravel()
+        h = (dw - s * dv[i].ravel() / g) / dg
+        slack = (each.size + 8) * u * (2 * abs(dw).max() + abs(dg)) / abs(dg) + 1e-12
+        if not np.all(np.isfinite(h)):
+            return False, "dv is not finite at a tie or zero"
+        if slack > 0.2:  # rounding hides which it is
+            continue
+        if case.p == math.inf:
+            tied = abs(each) == abs(each).max()
+            ok, words = _shares((h * np.sign(each))[tied], 1, 2 * slack, "the maximum")
+            if not ok:
+                return ok, words
+            rules.add(words)
+        elif (each == 0).any():
+            at = h[each == 0]
+            if abs(at).max() > 1 + 2 * slack:
+                return False, f"sign(0) was taken as {at[abs(at).argmax()]:.3g}, outside [-1, 1]"
+            value = round(float(np.median(at)), 3)
+            rules.add("sign(0) = 0" if abs(at).max() <= 2 * slack else f"sign(0) = {value:g}")
+    return True, ", ".join(sorted(rules))

@@ -1,0 +1,291 @@
+"""Faults as numbers: the candidate's own mean and scale, and how often an output holds each term.
+
+From y = gamma (x - mean) / s + beta follow the mean and the scale that a candidate used, a group at
+a time: (y - beta) / gamma is a straight line in x. An output is a sum of known terms
+(`formula.Terms`), such as dx s of g, mean(g), T h and T mean(h), which belong there 1, -1, -1 and 1
+times: least squares over all groups, stacked (mean(g) and T mean(h) are constant within one), gives
+how often each is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lpnorm.verify.formula import rows_of
+from lpnorm.verify.layers import LAYERS
+from lpnorm.verify.mistakes import Mistake
+from lpnorm.verify.reference import Conventions
+from lpnorm.verify.report import Diagnosis
+from lpnorm.verify.trials import Trial, off
+
+Array = np.ndarray
+Mistakes = tuple[Mistake, ...]
+SCALE = "the scale s is"
+FITS = {"float64": 1e-9, "float32": 1e-5}  # the remainder of a fit; float16 tells too little
+
+
+def _own_line(v: Any) -> tuple[Array, Array, float]:
+    """(y - beta) / gamma as a x + b in each group: 1/a and -b/a, in the shape of v.mu, and the
+    largest remainder (x_hat is about 1)."""
+    x, x_hat = rows_of(v.x, v.axes), rows_of((v.own["y"] - v.beta) / v.gamma, v.axes)
+    d = x - x.mean(axis=1, keepdims=True)
+    level = x_hat.mean(axis=1, keepdims=True)
+    a = (d * x_hat).sum(axis=1, keepdims=True) / (d * d).sum(axis=1, keepdims=True)
+    left = float(abs(x_hat - level - a * d).max())
+    shape = v.mu.shape
+    return (1 / a).reshape(shape), (x.mean(axis=1, keepdims=True) - level / a).reshape(shape), left
+
+
+OWN: Mistakes = (
+    Mistake(
+        "the candidate's own mean and scale",
+        "",
+        {"mu": lambda v: _own_line(v)[1], "s": lambda v: _own_line(v)[0]},
+        lambda layer, p: False,
+    ),
+)
+
+
+def measured_first(trials: Sequence[Trial], conventions: Conventions) -> Diagnosis | None:
+    """What y is in place of gamma (x - mean) / s + beta, or how often w is what it should be."""
+    formula = LAYERS[trials[0].case.layer].formula
+    name = formula.outputs[0]
+    words = fitted(trials, name, (), conventions) or pattern(trials, name, conventions)
+    if words or name != "y" or trials[0].case.dtype not in FITS:
+        return Diagnosis(words, formula.text(name)) if words else None
+    close = FITS[trials[0].case.dtype]
+    s, right, mean, middle = [], [], [], []
+    for trial in (t for t in trials if t.case.n == trials[0].case.n):
+        v = trial.run(conventions, ())
+        got = None if trial.got is None else trial.got.y
+        if v is None or got is None or got.shape != v.x.shape or not np.all(v.gamma):
+            continue
+        own, mu, left = _own_line(v)
+        if not left <= 1e3 * close * (1 + abs(v.x_hat).max()):
+            words = "y is no gamma (x - mean) / s + beta: within a group it is not a straight line "
+            return Diagnosis(words + "in x", formula.text("x_hat", "y"))
+        s += own.ravel().tolist()
+        right += np.broadcast_to(v.s, own.shape).ravel().tolist()
+        mean += mu.ravel().tolist()
+        middle += np.broadcast_to(v.mu, own.shape).ravel().tolist()
+    if not s:
+        return None
+    said = [
+        _against(SCALE, s, right, trials[0], conventions),
+        _against("the mean that is subtracted is", mean, middle, trials[0], conventions),
+    ]
+    words = "; and ".join(filter(None, said))
+    return Diagnosis(words, formula.text("mu", "s")) if words else None
+
+
+def _against(
+    words: str, mine: list[float], right: list[float], trial: Trial, conventions: Conventions
+) -> str:
+    """Two lists of numbers, one a group: the same, so many times, or something else."""
+    got, want, close = np.array(mine), np.array(right), FITS[trial.case.dtype]
+    slack = 1e3 * close * (1 + abs(want).max())
+    if np.all(abs(got - want) <= slack):
+        return ""
+    big = abs(want) > 1e-2 * abs(want).max()
+    ratio = got[big] / want[big]
+    if np.ptp(ratio) <= 1e3 * close * abs(ratio).max():
+        factor = float(np.median(ratio))
+        known = _known_number(factor, trial, conventions)
+        if not known and words == SCALE and conventions.p != 2:
+            known = f" for n = {trial.case.n}: is the constant right?"
+        return f"{words} {_number(factor)} times what it should be{known}"
+    i = int(abs(got - want).argmax())
+    return f"{words} {got[i]:.6g} in a group where {want[i]:.6g} is right"
+
+
+# ---- measured: how often each term --------------------------------------------------------------
+
+
+def fitted(trials: Sequence[Trial], name: str, base: Mistakes, meant: Conventions) -> str | None:
+    """How often the output holds each of its terms, where that is not as often as it should; None
+    where it is no sum of them."""
+    close = FITS.get(trials[0].case.dtype)
+    terms = LAYERS[trials[0].case.layer].formula.terms.get(name)
+    if close is None or terms is None:
+        return None
+    columns: list[list[Array]] = [[] for _ in terms.terms]
+    target: list[Array] = []
+    size = None
+    for trial in trials:
+        v = trial.run(meant, base)
+        got = None if trial.got is None else trial.got.get(name)
+        if v is None or got is None or size not in (None, getattr(v, "n", 0)):
+            continue
+        size = getattr(v, "n", 0)  # the numbers may depend on n: one n at a time
+        factor = np.asarray(terms.factor(v))
+        shape = np.broadcast_shapes(got.shape, factor.shape)
+        made = [np.asarray(value(v)) for _, _, value in terms.terms]
+        if any(a.size > got.size for a in made):
+            return None
+        if shape != got.shape or any(a.ndim != got.ndim for a in made):  # (C, 1, 1) for (C,)
+            made = [a.reshape(got.shape) if a.size == got.size else a for a in made]
+        with np.errstate(all="ignore"):
+            target.append((got.astype("float64") * np.broadcast_to(factor, got.shape)).ravel())
+        for column, a in zip(columns, made, strict=True):
+            column.append(np.broadcast_to(a, got.shape).ravel())
+    if not target:
+        return None
+    y, matrix = np.concatenate(target), np.stack([np.concatenate(c) for c in columns], axis=1)
+    if not (np.all(np.isfinite(y)) and np.all(np.isfinite(matrix))) or not np.any(y):
+        return None
+    sizes = abs(matrix).max(axis=0)
+    there = sizes > 1e-9 * sizes.max()  # mean(h) is 0 for p = 2
+    scaled = matrix[:, there] / sizes[there]
+    found, _, rank, _ = np.linalg.lstsq(scaled, y, rcond=1e-10)
+    if rank < there.sum() or len(y) <= rank:
+        return None
+    if abs(scaled @ found - y).max() > close * (abs(y).max() + abs(scaled * found).max()):
+        return None
+    times = found / sizes[there]
+    kept = [term for term, is_there in zip(terms.terms, there, strict=True) if is_there]
+    right = np.array([each for _, each, _ in kept])
+    off = abs(times - right) * sizes[there] > 30 * close * abs(y).max()
+    ratio = times[right != 0] / right[right != 0]
+    if not off.any():
+        return ""
+    if np.ptp(ratio) <= 30 * close and not off[right == 0].any():
+        factor_ = float(np.median(ratio))
+        words = f"{name} is {_number(factor_)} times what it should be"
+        return words + _known_number(factor_, trials[0], meant)
+    return "; and ".join(
+        _counted(name, text, float(t), float(r), trials[0], meant)
+        for (text, _, _), t, r, wrong in zip(kept, times, right, off, strict=True)
+        if wrong
+    )
+
+
+def _counted(
+    name: str, term: str, times: float, right: float, trial: Trial, meant: Conventions
+) -> str:
+    """One term that is there so many times, in words."""
+    times = 0.0 if abs(times) < 1e-6 else times
+    does = "subtracted" if right < 0 else "added"
+    if right == 0:
+        return f"{name} holds {term} {_number(times)} times, which does not belong there"
+    ratio = times / right
+    if ratio == 0:
+        return f"{term} is missing from {name}, where it is {does}"
+    if abs(ratio + 1) < 1e-5:
+        return f"{term} has the wrong sign in {name}: it is {does}"
+    if abs(ratio - 2) < 1e-5:
+        return f"{term} is {does} twice in {name}"
+    known = _known_number(ratio, trial, meant)
+    return f"{name} holds {term} {_number(times)} times, {right:g} is right{known}"
+
+
+def _number(factor: float) -> str:
+    """Six digits, or as many as tell it from 1."""
+    return next(
+        text for text in (f"{factor:.{n}g}" for n in (6, 9, 12, 17)) if text != "1" or factor == 1
+    )
+
+
+def _known_number(factor: float, trial: Trial, conventions: Conventions) -> str:
+    """What the factor is, if it is one of the numbers that occur in a normalizer."""
+    case = trial.case
+    if case.layer == "sgd":
+        return ""
+    n = case.n
+    c, k = (conventions.c(n) if case.layout else 1.0), getattr(conventions.p, "k", 1)
+    more = n / max(n - 1, 1)
+    known = {
+        "n": n,
+        "1 / n": 1 / n,
+        "n / (n - 1)": more,
+        "(n - 1) / n": 1 / more,
+        "the root of n / (n - 1)": more**0.5,
+        "the root of n": n**0.5,
+        "C": c,
+        "1 / C": 1 / c,
+        "C^2": c * c,
+        "k": k,
+        "1 / k": 1 / k,
+    }
+    close = {"float64": 1e-7, "float32": 1e-4, "float16": 1e-2}[case.dtype]
+    for words, value in known.items():
+        if value not in (1, 0) and abs(abs(factor) - value) <= close * value:
+            return f" ({'-' if factor < 0 else ''}{words})"
+    return ""
+
+
+# ---- patterns -----------------------------------------------------------------------------------
+
+
+def pattern(trials: Sequence[Trial], name: str, conventions: Conventions) -> str:
+    """What an output looks like from outside: zero, few digits, clipped, off by one amount."""
+    trial = max(trials, key=lambda t: t.values(name)[1].size)
+    got, want = trial.values(name)
+    if got.shape != want.shape or not np.all(np.isfinite(got)) or not np.any(want):
+        return ""
+    close = {"float64": 1e-7, "float32": 1e-4, "float16": 1e-2}[trial.case.dtype]
+    if not np.any(got):
+        return f"{name} is zero everywhere"
+    for narrow in ("float16", "float32"):
+        fits = np.finfo(narrow).eps >= 8 * np.finfo(trial.case.dtype).eps
+        few = fits and np.array_equal(got, got.astype(narrow).astype("float64"))
+        if few and off(got, want) < 64 * np.finfo(narrow).eps and np.ptp(got):
+            return f"{name} has only the digits of {narrow}: something is computed in {narrow}"
+    apart = got - want
+    if np.ptp(apart) <= close * abs(want).max() and abs(apart).max() > 10 * close * abs(want).max():
+        return f"{name} is off by the same amount everywhere, {np.median(apart):.6g}"
+    most = abs(got).max()
+    clipped = (abs(got) == most) & (abs(want) > (1 + 10 * close) * most)
+    if clipped.any() and np.all(clipped | (abs(got - want) <= close * most)):
+        return f"{name} is clipped at {most:g}"
+    v = trial.run(conventions, ())
+    factors = (
+        {} if v is None or trial.case.layout is None else {"the scale s": v.s, "gamma": v.gamma}
+    )
+    for words, factor in factors.items():
+        for said, times in ((words, factor), (f"1 / {words}", 1 / factor)):
+            try:
+                scaled = want * (times if want.ndim == times.ndim else times.reshape(want.shape))
+            except ValueError:
+                continue
+            if off(got, scaled) <= close and off(want, scaled) > 10 * close:
+                return f"{name} is what it should be times {said}"
+    return ""
+
+
+def shape_of_h(trials: Sequence[Trial], name: str, base: Mistakes, meant: Conventions) -> str:
+    """dx holds another h: s dx less g and mean(g) is T h up to a constant in each group, so its
+    shape over a group tells which gradient of the scale was taken."""
+    trial = trials[0]
+    if name != "dx" or trial.case.dtype not in FITS or trial.case.layout is None:
+        return ""
+    v = trial.run(meant, base)
+    got = None if trial.got is None else trial.got.get("dx")
+    if v is None or got is None or got.shape != v.x.shape:
+        return ""
+    through = rows_of(v.g - v.s * got.astype("float64"), v.axes)
+    d, x = rows_of(v.d, v.axes), rows_of(v.x, v.axes)
+    shapes = {
+        "sign(d)": np.sign(d),
+        "d": d,
+        "|d|": abs(d),
+        "d |d|": d * abs(d),
+        "d^3": d**3,
+        "x": x,
+        "sign(x)": np.sign(x),
+        "d at the largest |d| alone": np.sign(d) * (abs(d) == abs(d).max(axis=1, keepdims=True)),
+        "1 at the largest d alone": 1.0 * (d == d.max(axis=1, keepdims=True)),
+    }
+    size = abs(through).max()
+    for words, shape in shapes.items():
+        a, b = (q - q.mean(axis=1, keepdims=True) for q in (through, shape))
+        slope = (a * b).sum(axis=1, keepdims=True) / ((b * b).sum(axis=1, keepdims=True) + 1e-300)
+        if abs(a - slope * b).max() <= 1e2 * FITS[trial.case.dtype] * size:
+            return f"the gradient of the scale in dx has the shape of {words} over a group"
+    h = rows_of(np.broadcast_to(v.h, v.x.shape), v.axes)
+    a, b = (q - q.mean(axis=1, keepdims=True) for q in (through, h))
+    slope = (a * b).sum(axis=1, keepdims=True) / ((b * b).sum(axis=1, keepdims=True) + 1e-300)
+    part = abs(a - slope * b).max() / abs(rows_of(v.s * v.dx, v.axes)).max()
+    return f"dx is no sum of g, mean(g), T h and T mean(h): {100 * part:.2g} % are something else"
