@@ -205,7 +205,10 @@ class _Evaluation:
                 "the gradient in evaluation mode is that of training: it goes through the batch's "
                 "mean and scale, on which y does not depend then"
             )
-        yield Check(name, "failed", why, words, words, "dx = gamma dy / scale")
+        status = "failed"
+        if self.of.model.by_hand:  # written for training, as most are
+            status, words = "limited", f"{words}: its backward is for training alone"
+        yield Check(name, status, why, words, words, "dx = gamma dy / scale")
 
     def _alone(self, x: Array, y: Array) -> Iterator[Check]:
         why = "in evaluation a sample's result must not depend on the others in its batch"

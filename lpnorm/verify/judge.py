@@ -55,9 +55,10 @@ def check(
     it gets, a module is held to its attribute `eps`, and what has neither may have its own.
     dtype: "float16", "float32", "float64" or several, which it must then take; None tries all
     three and notes those that are refused. axis: the channel axis of batch norm (1) and of weight
-    norm (0), or the axes layer norm reduces (-1). ndim: how many axes x may have; None tries
-    several. momentum: "new" or "kept", running: "scale", "variance" or "reciprocal": demand what
-    momentum means and what the running statistic holds; None recognises them.
+    norm (0; () for one norm of all of v), or the axes layer norm reduces (-1). ndim: how many axes
+    x may have; None tries several. momentum: "new" or "kept", running: "scale", "variance" or
+    "reciprocal": demand what momentum means and what the running statistic holds; None recognises
+    them.
     backend: "numpy", "cupy", "torch" or "jax" for a function whose library its code does not name.
     first_failure: stop there (for testing many). strict: right values with limits are not ok.
     For "sgd" settings are lr, momentum, dampening, nesterov, weight_decay, decoupled and maximize,
@@ -125,7 +126,7 @@ def check(
         )
         found = _norm(candidate, asked, backend, report)
     else:
-        found = _weights(candidate, layer, p, dtypes, axis or 0, backend, report)
+        found = _weights(candidate, layer, p, dtypes, 0 if axis is None else axis, backend, report)
     with warnings.catch_warnings(), np.errstate(all="ignore"), _one_thread():
         warnings.simplefilter("ignore")
         try:
@@ -174,7 +175,7 @@ def _weights(
     layer: str,
     p: Any,
     dtypes: tuple[str, ...] | None,
-    axis: int,
+    axis: int | tuple[()],
     backend: str | None,
     report: Report,
 ) -> Iterator[Check]:

@@ -57,7 +57,7 @@ def measured_first(trials: Sequence[Trial], conventions: Conventions) -> Diagnos
     if words or name != "y" or trials[0].case.dtype not in FITS:
         return Diagnosis(words, formula.text(name)) if words else None
     close = FITS[trials[0].case.dtype]
-    s, right, mean, middle = [], [], [], []
+    rows: list[tuple[Any, ...]] = []  # s, its value, C phi, eps, mean, its value, a group each
     for trial in (t for t in trials if t.case.n == trials[0].case.n):
         v = trial.run(conventions, ())
         got = None if trial.got is None else trial.got.y
@@ -67,37 +67,48 @@ def measured_first(trials: Sequence[Trial], conventions: Conventions) -> Diagnos
         if not left <= 1e3 * close * (1 + abs(v.x_hat).max()):
             words = "y is no gamma (x - mean) / s + beta: within a group it is not a straight line "
             return Diagnosis(words + "in x", formula.text("x_hat", "y"))
-        s += own.ravel().tolist()
-        right += np.broadcast_to(v.s, own.shape).ravel().tolist()
-        mean += mu.ravel().tolist()
-        middle += np.broadcast_to(v.mu, own.shape).ravel().tolist()
-    if not s:
+        of = (own, v.s, v.C * v.phi, v.eps, mu, v.mu)
+        rows += zip(*(np.broadcast_to(a, own.shape).ravel() for a in of), strict=True)
+    if not rows:
         return None
+    s, right, plain, eps, mean, middle = np.array(rows).T
     said = [
-        _against(SCALE, s, right, trials[0], conventions),
-        _against("the mean that is subtracted is", mean, middle, trials[0], conventions),
+        _parts(s, plain, eps, trials[0], conventions) or _against(SCALE, s, right, trials[0]),
+        _against("the mean that is subtracted is", mean, middle, trials[0]),
     ]
     words = "; and ".join(filter(None, said))
     return Diagnosis(words, formula.text("mu", "s")) if words else None
 
 
-def _against(
-    words: str, mine: list[float], right: list[float], trial: Trial, conventions: Conventions
-) -> str:
-    """Two lists of numbers, one a group: the same, so many times, or something else."""
-    got, want, close = np.array(mine), np.array(right), FITS[trial.case.dtype]
-    slack = 1e3 * close * (1 + abs(want).max())
-    if np.all(abs(got - want) <= slack):
+def _parts(s: Array, plain: Array, eps: Array, trial: Trial, conventions: Conventions) -> str:
+    """s = a C phi + b eps (squares of s and C phi, with eps in the root): a and b, if they fit."""
+    power = 2 if conventions.eps_place == "root" else 1
+    sizes = np.array([(plain**power).max(), max(eps.max(), 1e-300)])
+    matrix, y = np.stack([plain**power, eps], axis=1) / sizes, s**power
+    weights = 1 / y[:, None]  # relative, for eps shows where s is small
+    found, _, rank, _ = np.linalg.lstsq(matrix * weights, np.ones(len(y)), rcond=1e-12)
+    left = abs((matrix * weights) @ found - 1).max()
+    if rank < 2 or left > 1e3 * FITS[trial.case.dtype]:
         return ""
-    big = abs(want) > 1e-2 * abs(want).max()
-    ratio = got[big] / want[big]
-    if np.ptp(ratio) <= 1e3 * close * abs(ratio).max():
-        factor = float(np.median(ratio))
-        known = _known_number(factor, trial, conventions)
-        if not known and words == SCALE and conventions.p != 2:
+    a, b = (float(t) for t in found / sizes)
+    a = np.sign(a) * abs(a) ** (1 / power)
+    words = []
+    if abs(a - 1) > 1e-6:
+        known = _known_number(a, trial, conventions)
+        if not known and conventions.p != 2:
             known = f" for n = {trial.case.n}: is the constant right?"
-        return f"{words} {_number(factor)} times what it should be{known}"
-    i = int(abs(got - want).argmax())
+        words.append(f"{SCALE} {_number(a)} times what it should be{known}")
+    if abs(b - 1) > 1e-5:
+        words.append(f"eps is in it {b:.4g} times" if abs(b) > 1e-5 else "eps is missing from it")
+    return "; ".join(words)
+
+
+def _against(words: str, got: Array, want: Array, trial: Trial) -> str:
+    """Two lists of numbers, one a group: the same, or something else."""
+    apart = abs(got - want)
+    if np.all(apart <= 1e3 * FITS[trial.case.dtype] * (1 + abs(want).max())):
+        return ""
+    i = int(apart.argmax())
     return f"{words} {got[i]:.6g} in a group where {want[i]:.6g} is right"
 
 

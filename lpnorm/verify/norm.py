@@ -29,6 +29,7 @@ class NormChecks(Subject):
         yield from laws.same_bits(self)
         for dtype in self.dtypes:
             yield from self.values([call(self.candidate, c) for c in self.value_cases(dtype)])
+        yield from self._far_out()
         yield from kinks.checks(self)
         yield from laws.checks(self)
         yield from running.checks(self)
@@ -125,6 +126,10 @@ class NormChecks(Subject):
                 yield Check(f"takes {what}", "failed", why, f"it raised {raised}")
             elif isinstance(what, str):
                 self.report.notes.append(f"it does not take {what} ({raised})")
+        if self.single:
+            why = "float64 is asked for its digits"
+            words = "it computes in float32 inside: float64 has 7 digits, and was not tried further"
+            yield Check("digits of float64", "limited", why, words, words)
         if isinstance(self.candidate, LayerCandidate):  # such a one is often made for some
             takes = sorted(layout.ndim for layout in self.layouts)
             if len(takes) < len(RANKS[self.layer]) and self.settings.ndim is None:
@@ -208,6 +213,67 @@ class NormChecks(Subject):
                 continue
             if got is not None and got.shape == where.shape and not np.all(np.isfinite(got[where])):
                 yield name
+
+    def _far_out(self) -> Iterator[Check]:
+        """Where right formulas end: constant groups, squares of large values, inexact means."""
+        if self.values_wrong:
+            return
+        n = self.n()
+        if self.conventions.place == "none":
+            level = np.broadcast_to(
+                np.resize([1.5, 0.0, -3.0], self.groups)[:, None], (self.groups, n)
+            )
+            why = "a constant channel has no scale but eps"
+            y = self._y("no eps", why, level, self.dtype)
+            if y is not None and not np.all(np.isfinite(y)):
+                words = "there is no eps: a constant channel gives NaN"
+                yield Check("constant channels", "limited", why, words, words)
+        if "float16" in self.dtypes and self.candidate.takes_eps and self.settings.eps is None:
+            why = "float16 ends at 6e-8: an eps of 1e-8 vanishes in it"
+            case = cases.build(
+                "eps that vanishes",
+                why,
+                np.ones((self.groups, n)),
+                self.layouts[0],
+                "float16",
+                1e-8,
+            )
+            trial = call(self.candidate, case, backward=False)
+            if trial.got is not None and not np.all(np.isfinite(trial.got.y)):
+                words = "in float16 an eps below 6e-8 vanishes: a constant channel gives NaN then"
+                yield Check("eps that vanishes", "limited", why, words, words)
+        if "float32" not in self.dtypes:
+            return
+        rows = cases.gaps(n, self.groups)
+        why = (
+            "float32 ends at 3e38: the squares of values of 1e20 are beyond it, their scale is not"
+        )
+        y = self._y("squares that overflow", why, rows * 2.0**67, "float32")
+        usual = self._y("squares that overflow", why, rows * 2.0**30, "float32")
+        if y is not None and usual is not None and not np.max(abs(y - usual)) <= 1e-2:
+            what = "NaN" if np.any(np.isnan(y)) else "beta"
+            self.report.notes.append(
+                f"values of 1e20 give {what} in float32: their squares (powers) are beyond it"
+            )
+        why = "the mean of equal values may be inexact: then d is not 0, and larger than eps"
+        level = np.full((self.groups, n), 1e7 / 3)
+        y = self._y("constant, no binary fraction", why, level, "float32")
+        if y is not None and (worst := float(np.max(abs(y)))) > 0.01:
+            self.report.notes.append(
+                f"a constant channel of 1e7 / 3 gives x_hat = {worst:.2g} in float32, where 0 is "
+                "right: its mean is inexact, and eps far smaller than the error"
+            )
+
+    def _y(self, name: str, why: str, rows: Any, dtype: str) -> Any:
+        """x_hat of such values, in rows; None where it raises."""
+        case = cases.build(name, why, rows, self.layouts[0], dtype, self.eps(dtype))
+        trial = call(self.candidate, case, backward=False)
+        if trial.got is None or trial.got.y.shape != case.x.shape:
+            return None
+        of = trial.case
+        wide = [of.layout.wide(a.astype("float64"), of.x.shape) for a in (of.gamma, of.beta)]
+        with np.errstate(all="ignore"):
+            return of.layout.rows((trial.got.y.astype("float64") - wide[1]) / wide[0])
 
     # ---- one value a group ----
 

@@ -34,7 +34,7 @@ WORDS = {
     "moment": "eps is added to the p-th moment, C (mean|d|^p + eps)^(1/p)",
     "statistic": "eps is added before the constant is multiplied in, C (phi + eps)",
     "floor": "eps is a floor under the scale, max(C phi, eps)",
-    "none": "there is no eps: a constant channel divides by 0",
+    "none": "there is no eps",
 }
 CONSTANTS = {
     "paper": "the paper's Gaussian constant",
@@ -94,13 +94,16 @@ def recognise(
         estimate = _estimate(candidate, p, layout, dtype, groups, n, place, c)
         if place != "none" and not 0 < estimate < 1e3:
             continue
-        tried = Conventions(p, place, c, 0.0 if place == "none" else estimate)
-        again = _probes(candidate, p, layout, dtype, groups, n, tried.eps, False)
-        if again is not None and best(again, [tried]):
+        rounded = float(f"{estimate:.3g}") if place != "none" else 0.0
+        for eps_, single in ((rounded, False), (rounded, True), (estimate, False)):
+            tried = Conventions(p, place, c, eps_, single)
+            again = _probes(candidate, p, layout, dtype, groups, n, tried.eps, False)
+            if again is None or not best(again, [tried]):
+                continue
             used = tried.eps if asked is not None or candidate.takes_eps else None
             said = _words(tried, constant)
             if used is None and place != "none":
-                said.append(f"eps is {tried.eps:.6g}")
+                said.append(f"eps is {tried.eps:.6g}" + ", rounded to float32" * single)
             return Recognised(tried, True, used, said)
     measured = _of_few_digits(usual, candidate, layout, dtype, groups, n, asked, constant)
     return measured or Recognised(usual, False)
@@ -142,7 +145,9 @@ def _of_few_digits(
             break
     same = off <= FEW_DIGITS and constant == "any"
     for place in ("added", "root", "statistic", "none"):
-        estimate = _estimate(candidate, p, layout, dtype, groups, n, place, measured)
+        estimate = float(
+            f"{_estimate(candidate, p, layout, dtype, groups, n, place, measured):.3g}"
+        )
         for own in [0.0] if place == "none" else [usual.eps, estimate]:
             if own is not None and not 0 <= own < 1e3:
                 continue
@@ -302,7 +307,7 @@ def _estimate(
             "statistic": s / c - phi,
             "floor": s,
         }.get(place, s - c * phi)
-    return float(f"{float(np.median(eps)):.3g}")
+    return float(np.median(eps))
 
 
 def _scale_of(

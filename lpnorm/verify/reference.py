@@ -246,7 +246,8 @@ def scale(rows: Array, conventions: Conventions, eps: float) -> Array:
 
 
 def overflows(case: Case, conventions: Conventions) -> dict[str, Array]:
-    """Where 1 / s (y) or 1 / s^2 (gradients) is beyond the dtype, in the outputs' shapes."""
+    """Where 1 / s (y) or 1 / s^2 (gradients) is beyond the dtype, in the outputs' shapes; not y
+    where all of a group is equal, for 0 / s is 0."""
     layout = case.layout
     if case.dtype != "float16":
         return {}
@@ -254,6 +255,7 @@ def overflows(case: Case, conventions: Conventions) -> dict[str, Array]:
     s = np.broadcast_to(scale(rows, conventions, conventions.eps_of(case)), rows.shape)
     most = float(np.finfo(case.dtype).max) / 4
     with np.errstate(all="ignore"):
-        y, dx = layout.array(1 / s > most), layout.array(1 / s**2 > most)
+        varies = np.ptp(rows, axis=1, keepdims=True) > 0
+        y, dx = layout.array((1 / s > most) & varies), layout.array(1 / s**2 > most)
     summed = tuple(a for a in range(case.x.ndim) if a not in layout.affine)
     return {"y": y, "dx": dx, "dgamma": np.asarray(dx.any(axis=summed))}

@@ -59,8 +59,8 @@ def checks(judge: Subject) -> Iterator[Check]:
 
 @dataclass
 class Held:
-    """What a statistic holds, and how it is averaged: "new", "kept", "cumulative", "corrected" or
-    "share", f then being the share of a new batch."""
+    """What a statistic holds, and how it is averaged: "new", "kept", "cumulative", "corrected",
+    "seeded" or "share", f then being the share of a new batch."""
 
     quantity: str
     meaning: str
@@ -137,12 +137,18 @@ class Training:
             batches.append(self.quantities(x))
             seen.append(self.held())
         moved = {q for q in self.names if any(not np.array_equal(v[q], seen[0][q]) for v in seen)}
-        known = isinstance(self.judge.candidate, LayerCandidate) and bool(self.model.eps)
-        self.names = [  # what changes, and what is called so or kept as one
+        sizes = {q: a.size for q, a in self.model.statistics().items()}
+        self.names = [  # what changes; also what a library keeps as state, or what is called so
             q
             for q in self.names
-            if (q in moved or (known and q not in self.plain) or _called(q))
-            and (self.judge.groups == 1 or any(np.ptp(v[q]) for v in seen) or q not in moved)
+            if q in moved
+            or (not self.model.by_hand and q not in self.plain)
+            or (sizes.get(q) == self.judge.groups and _called(q))
+        ]
+        self.names = [  # but no counter: that is the same for every channel
+            q
+            for q in self.names
+            if q not in moved or self.judge.groups == 1 or any(np.ptp(v[q]) for v in seen)
         ]
         if not self.names:
             self.judge.report.notes.append("it has no running statistics")
@@ -233,8 +239,9 @@ class Training:
         if nearest <= 1:  # in float16 several fit: the first that is about as near as the nearest
             return next(each for off, each in follows if off <= max(2 * nearest, 0.02))
         for q in quantities:
-            if (found := self._corrected(values, [b[q] for b in batches], q, n)) is not None:
-                return found
+            for how in (self._corrected, self._seeded):
+                if (found := how(values, [b[q] for b in batches], q, n)) is not None:
+                    return found
         return self._wrong(values, batches, n)
 
     def _corrected(self, values: list[Array], of: list[Array], q: str, n: int) -> Held | None:
@@ -244,6 +251,14 @@ class Training:
         m = 2 - 1 / f2 if f2 else 0.0
         if 0 < m < 1 and self._off(values, of, lambda t: m / (1 - (1 - m) ** t), n) <= 1:
             return Held(q, "corrected", m)
+        return None
+
+    def _seeded(self, values: list[Array], of: list[Array], q: str, n: int) -> Held | None:
+        """An average that starts at the first batch."""
+        with np.errstate(all="ignore"):
+            f2 = float(np.median((values[2] - values[1]) / (of[1] - values[1])))
+        if 0 < f2 < 1 and self._off(values, of, lambda t: 1.0 if t == 1 else f2, n) <= 1:
+            return Held(q, "seeded", f2)
         return None
 
     def _wrong(self, values: list[Array], batches: list[dict[str, Array]], n: int) -> Held | str:
@@ -313,7 +328,7 @@ class Training:
             ):
                 said.append(f"{name} holds {words}")
             start = 0.0 if each.quantity == "mean" else 1.0
-            if each.meaning != "corrected" and not np.all(first[name] == start):
+            if each.meaning not in ("corrected", "seeded") and not np.all(first[name] == start):
                 said.append(f"{name} starts at {first[name][0]:g}")
             yield Check(f"running statistics, {name}", "passed", WHY, f"holds {words}")
         for meaning, each in meanings.items():
@@ -321,6 +336,8 @@ class Training:
                 "kept": f"momentum = {self.model.momentum} is the share of the old value that is "
                 "kept (PyTorch's is the share of the new batch)",
                 "cumulative": "running statistics are plain averages over all batches",
+                "seeded": "running statistics start at the first batch and take a new share "
+                f"{each.f or 0:.4g} of each later one",
                 "share": f"running statistics take a new share {each.f or 0:.4g} of each batch",
                 "new": "",
             }[meaning]

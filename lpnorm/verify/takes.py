@@ -49,23 +49,30 @@ class Settings:
         """Layer norm has them on several axes: 6 = 3 x 2, so that none of three has length 1."""
         return 6 if self.layer == "layer_norm" else cases.GROUPS
 
-    def probes(self) -> list[Case]:
-        """Small cases of each number of axes that fits the axis, for who makes a layer."""
+    def layouts(self, sizes: tuple[int, ...] | None = None) -> list[Layout]:
+        """One for each number of axes that fits the axis. Raises CannotRun where none does."""
         found = []
         for ndim in self.ndim or RANKS[self.layer]:
-            layout = self.layout(ndim)
+            layout = self.layout(ndim, sizes)
             named = layout.axis if isinstance(layout.axis, tuple) else (layout.axis,)
             if ndim > len(named) and all(-ndim <= a < ndim for a in named):
-                rows = cases.gaps(cases.typical(self.p), self.groups)
-                dtype = self.dtypes[0] if self.dtypes else "float64"
-                found.append(cases.build("probe", "", rows, layout, dtype, EPS[dtype]))
+                found.append(layout)
         if not found:
             raise CannotRun("no shape fits axis")
         return found
 
+    def probes(self) -> list[Case]:
+        """Small cases of each number of axes, for who makes a layer."""
+        dtype = self.dtypes[0] if self.dtypes else "float64"
+        rows = cases.gaps(cases.typical(self.p), self.groups)
+        return [cases.build("probe", "", rows, q, dtype, EPS[dtype]) for q in self.layouts()]
+
 
 class Subject(Values):
-    """dtypes, layouts: what it takes; refused: what it raised for others, by dtype or axes."""
+    """dtypes, layouts: what it takes; refused: what it raised for others, by dtype or axes; single:
+    it computes float64 in float32."""
+
+    single = False
 
     def __init__(self, candidate: Candidate, settings: Settings, report: Report) -> None:
         self.candidate, self.settings = candidate, settings
@@ -92,8 +99,8 @@ class Subject(Values):
     def _find_what_it_takes(self) -> None:
         """Fill dtypes, layouts and refused by trying. Raises CannotRun if nothing works."""
         asked, first = self.settings.dtypes or DTYPES, ""
-        for ndim in (case.x.ndim for case in self.settings.probes()):
-            layout, raised = self.settings.layout(ndim, self.candidate.shape), ""
+        for layout in self.settings.layouts(self.candidate.shape):
+            raised = ""
             for dtype in asked:
                 trial = self.run(dtype, layout)
                 if trial.got is not None:
@@ -101,7 +108,7 @@ class Subject(Values):
                     break
                 raised = raised or trial.raised
             else:
-                self.refused[ndim] = raised
+                self.refused[layout.ndim] = raised
                 first = first or raised
         if not self.layouts:
             raise CannotRun(f"it raised {first}")
@@ -111,6 +118,10 @@ class Subject(Values):
                 self.dtypes.append(dtype)
             else:
                 self.refused[dtype] = trial.raised
+            if dtype == "float64" and trial.got is not None:
+                self.single = _has_digits_of_float32(trial.got.get("y"))
+        if self.single and "float32" in self.dtypes:  # then float64 tells no more than float32
+            self.dtypes.remove("float64")
 
     def eps(self, dtype: str) -> float:
         if self.candidate.eps is not None:
@@ -143,7 +154,8 @@ class Subject(Values):
                 limit = moved.limit("y", self.conventions, arithmetics(self.dtype)[-2])
                 got, want = moved.values("y")
                 if got.shape == want.shape and np.all(abs(got - want) <= limit):
-                    words = f"it takes the channels from axis {other}, not from axis {layout.axis}"
+                    where = {0: "the first axis", ndim - 1: "the last axis"}.get(other, "axis 1")
+                    words = f"it takes the channels from {where}, not from axis {layout.axis}"
                     detail = f"{words}; where they have other lengths {self.refused[ndim]}"
                     yield Check(name, "failed", why, detail, words)
                     return
@@ -152,6 +164,12 @@ class Subject(Values):
             named = ", ".join(most) + (" or " if most else "") + last
             words = f"it refuses arrays of {named} axes ({self.refused[ranks[0]]})"
             yield Check("number of axes", "limited", why, words, words)
+
+
+def _has_digits_of_float32(y: Any) -> bool:
+    """Random values that all are float32 numbers were computed in float32."""
+    with np.errstate(all="ignore"):
+        return y is not None and np.ptp(y) > 0 and np.array_equal(y, y.astype("float32"))
 
 
 def _on(case: Case, axis: int) -> Case:

@@ -12,7 +12,7 @@ import numpy as np
 
 from lpnorm.verify.cases import Case
 from lpnorm.verify.diagnosis import diagnose, explains
-from lpnorm.verify.reference import Arithmetic, Conventions, arithmetics
+from lpnorm.verify.reference import Arithmetic, Conventions, arithmetics, scale
 from lpnorm.verify.report import Check, Diagnosis, Report
 from lpnorm.verify.trials import Error, Trial, errors, judge
 
@@ -226,18 +226,18 @@ class Values:
     def _cancels(self, trial: Trial, found: list[Error]) -> bool:
         """Is it right but for what E[x^2] - E[x]^2 loses?
 
-        With r = mean / deviation, E[x^2] = (1 + r^2) var and E[x]^2 = r^2 var. A mean of squares
-        has the relative error of the mean of squares that the bound allows for, so the difference
-        has (1 + 2 r^2) times the error of the variance, at most; less than twice (1 + r^2). Half of
-        it goes into the scale, as half of the variance's does. From r = 4 on, where that is much.
+        With r = mean / s, s^2 = var + eps, E[x^2] is at most (1 + r^2) s^2 and E[x]^2 is r^2 s^2. A
+        mean of squares has the relative error of the mean of squares that the bound allows for, so
+        the difference has (1 + 2 r^2) times the error of the variance, at most; less than twice
+        (1 + r^2). Half of it goes into the scale, as half of the variance's does. From r = 4 on,
+        where that is much.
         """
         case = trial.case
         if self.conventions.p != 2 or "x" not in case.arrays:
             return False
         rows = case.layout.rows(case.x.astype("float64"))
-        if not np.all(rows.std(axis=1)):
-            return False
-        r = abs(rows.mean(axis=1)) / rows.std(axis=1)
+        s = scale(rows, self.conventions, self.conventions.eps_of(case))[:, 0]
+        r = abs(rows.mean(axis=1)) / s
         more = 2 * (1 + float(r.max()) ** 2)
         return bool(r.max() > 4 and all(e.fraction <= more for e in found))
 

@@ -38,6 +38,10 @@ class WeightChecks(Values):
 
     def checks(self) -> Iterator[Check]:
         """Raises CannotRun where it does not take a case at all."""
+        if another := getattr(self.candidate, "another", ""):
+            why = "the channels must be those that were asked for"
+            yield Check("axis", "failed", why, another, another)
+            return
         for dtype in self.dtypes or DTYPES:
             cases = self._cases(dtype)
             trial = call(self.candidate, cases[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 from typing import Any
@@ -45,7 +46,8 @@ def adapt(
             candidate = numpy_models.build(candidate, 3)
         library = LIBRARIES[backend or uses(candidate.forward)]()
         both = Pair(how_to_call(candidate.forward, settings), candidate.backward, library)
-        both.owner = candidate if numpy_models.has_state(candidate) else None
+        if numpy_models.has_state(candidate):
+            both.owner = copy.deepcopy(candidate)  # as it was before its first call
         return both
     if hasattr(candidate, "forward") and not callable(candidate):
         candidate = candidate.forward

@@ -20,7 +20,7 @@ from lpnorm.verify.candidates.numpy_models import build
 from lpnorm.verify.cases import Case
 
 Apply = Callable[[Any, Any, Any, bool], tuple[Any, Any]]
-Start = tuple[Apply, Any, Any, str]  # apply, parameters, statistics, what it is
+Start = tuple[Apply, Any, Any, str, Any]  # apply, parameters, statistics, what it is, the layer
 TRAIN = ("use_running_average", "train", "training", "is_training", "deterministic")
 
 
@@ -30,7 +30,9 @@ class TreeModel(Model):
     def __init__(self, start: Start, compiled: dict[Any, Any], case: Case) -> None:
         import jax
 
-        self.apply, parameters, statistics, self.kind = start
+        self.apply, parameters, statistics, self.kind, layer = start
+        self.eps = _number(layer, "epsilon", "eps")
+        self.momentum = _number(layer, "momentum")
         self.compiled, self.dtype = compiled, case.dtype
 
         def cast(a: Any) -> Any:
@@ -106,6 +108,12 @@ def _named(tree: Any) -> dict[str, Array]:
     return {name: np.array(a) for name, a in zip(_names(tree), leaves, strict=True)}
 
 
+def _number(layer: Any, *names: str) -> float | None:
+    """The first attribute of these names that is a number."""
+    found = (getattr(layer, name, None) for name in names)
+    return next((float(a) for a in found if isinstance(a, float)), None)
+
+
 # ---- the libraries ------------------------------------------------------------------------------
 
 
@@ -130,7 +138,7 @@ def _flax(module: Any, case: Case) -> Start:
 
     started = dict(module.init(jax.random.key(0), jax.numpy.asarray(case.x), **mode(True)))
     parameters = started.pop("params", {})
-    return apply, parameters, started, f"flax module {type(module).__name__}"
+    return apply, parameters, started, f"flax module {type(module).__name__}", module
 
 
 def _nnx(module: Any, case: Case) -> Start:
@@ -140,12 +148,12 @@ def _nnx(module: Any, case: Case) -> Start:
     graph, parameters, state = nnx.split(module, nnx.Param, ...)
 
     def apply(parameters: Any, state: Any, x: Any, train: bool) -> tuple[Any, Any]:
-        layer = nnx.merge(graph, parameters, state)
+        layer = nnx.merge(graph, parameters, state, copy=True)
         layer.train() if train else layer.eval()
         y = layer(x)
         return y, nnx.split(layer, nnx.Param, ...)[2]
 
-    return apply, parameters, state, f"flax nnx module {type(module).__name__}"
+    return apply, parameters, state, f"flax nnx module {type(module).__name__}", module
 
 
 def _haiku(pair: Any, case: Case) -> Start:
@@ -166,7 +174,7 @@ def _haiku(pair: Any, case: Case) -> Start:
             return pair.apply(parameters, state, None, *given)  # type: ignore[no-any-return]
         return pair.apply(parameters, None, *given), state
 
-    return apply, parameters, state, "Haiku transform"
+    return apply, parameters, state, "Haiku transform", None
 
 
 def _equinox(made: Any, case: Case) -> Start:
@@ -190,7 +198,7 @@ def _equinox(made: Any, case: Case) -> Start:
             f = jax.vmap(f)
         return f(x), state
 
-    return apply, tree, state, f"Equinox module {type(layer).__name__}"
+    return apply, tree, state, f"Equinox module {type(layer).__name__}", layer
 
 
 def maker(candidate: Any) -> tuple[Callable[[Case], Model], tuple[int, ...] | None] | None:
@@ -240,6 +248,11 @@ def kind_of(thing: Any) -> str:
     return ""
 
 
+def _last(variables: Any) -> list[str]:
+    """Names without the layer's, which is another one each time."""
+    return [str(v.path).rpartition("/")[2] for v in variables]
+
+
 class KerasModel(Model):
     """A keras.Layer on the backend JAX or torch, through stateless_call."""
 
@@ -257,21 +270,20 @@ class KerasModel(Model):
             self.layer.build(case.x.shape)
         self.library: Any = JaxLibrary() if self.backend == "jax" else TorchLibrary()
         self.kind = f"Keras layer {type(layer).__name__}"
-        eps, momentum = (getattr(layer, name, None) for name in ("epsilon", "momentum"))
-        self.eps = float(eps) if isinstance(eps, float) else None
-        self.momentum = float(momentum) if isinstance(momentum, float) else None
+        self.eps, self.momentum = _number(layer, "epsilon"), _number(layer, "momentum")
+        self.modes = "training" in inspect.signature(layer.call).parameters
         self.values = [self.library.back(v.value) for v in self.layer.trainable_variables]
         self.state = [self.library.back(v.value) for v in self.layer.non_trainable_variables]
 
     def parameters(self) -> dict[str, Array]:
-        return dict(zip((v.path for v in self.layer.trainable_variables), self.values, strict=True))
+        return dict(zip(_last(self.layer.trainable_variables), self.values, strict=True))
 
     def set(self, values: Mapping[str, Array]) -> None:
         names = list(self.parameters())
         self.values = [np.array(values.get(n, a)) for n, a in zip(names, self.values, strict=True)]
 
     def statistics(self) -> dict[str, Array]:
-        names = (v.path for v in self.layer.non_trainable_variables)
+        names = _last(self.layer.non_trainable_variables)
         return {n: a for n, a in zip(names, self.state, strict=True) if a.dtype.kind == "f"}
 
     def forward(self, x: Array, train: bool) -> tuple[Array, Pull]:
@@ -283,7 +295,8 @@ class KerasModel(Model):
             state = [library.to(np.array(a)) for a in self.state]
 
             def call(*given: Any) -> Any:
-                return self.layer.stateless_call([*given[:-1]], state, given[-1], training=train)
+                mode = {"training": train} if self.modes else {}
+                return self.layer.stateless_call([*given[:-1]], state, given[-1], **mode)
 
             y, after = call(*inputs)
             if train:

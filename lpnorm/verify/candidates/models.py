@@ -26,6 +26,7 @@ class Model:
 
     kind = "layer"
     has_backward = True
+    by_hand = False  # its backward is written by hand, so may be one for training alone
     eps: float | None = None
     momentum: float | None = None
     given: Array | None = None

@@ -26,6 +26,8 @@ STORES = ("params", "parameters", "grads", "gradients", "buffers", "state")
 class ObjectModel(Model):
     """An object with forward and backward. arguments: more that forward gets after x."""
 
+    by_hand = True
+
     def __init__(self, layer: Any, arguments: tuple[Any, ...] = ()) -> None:
         self.layer, self.arguments = layer, arguments
         self.kind = f"NumPy object {type(layer).__name__}"
@@ -36,7 +38,8 @@ class ObjectModel(Model):
         except (TypeError, ValueError):
             taken = {}  # type: ignore[assignment]
         self.switch = next((name for name in SWITCHES if name in taken), None)
-        value = getattr(layer, "eps", getattr(layer, "epsilon", None))
+        more = getattr(layer, "arguments", {})
+        value = getattr(layer, "eps", getattr(layer, "epsilon", dict(more).get("eps")))
         self.eps = float(value) if isinstance(value, float) else None
         momentum = getattr(layer, "momentum", None)
         self.momentum = float(momentum) if isinstance(momentum, float) else None
@@ -205,7 +208,11 @@ def object_maker(candidate: Any) -> tuple[Callable[[Case], Model], tuple[int, ..
         return same, (tuple(own[0].shape) if own else None)
 
     def made(case: Case) -> Model:
-        return ObjectModel(build(candidate, case.gamma.size, case.dtype))
+        layer = build(candidate, case.gamma.size, case.dtype)
+        for name, a in vars(layer).items() if case.dtype == "float64" else ():
+            if isinstance(a, np.ndarray) and a.dtype == np.float32:  # so that digits show
+                setattr(layer, name, a.astype("float64"))
+        return ObjectModel(layer)
 
     return made, None
 

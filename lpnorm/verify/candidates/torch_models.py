@@ -131,7 +131,8 @@ def torch_maker(
     if isinstance(candidate, torch.nn.Module):
 
         def same(case: Case) -> Model:
-            return TorchModel(copy.deepcopy(candidate), case)
+            with theirs():  # what is lazy, or computed, cannot be copied: give its factory
+                return TorchModel(copy.deepcopy(candidate), case)
 
         return same, _shape(candidate, layer)
 

@@ -23,15 +23,19 @@ from lpnorm.verify.candidates.numpy_models import required
 from lpnorm.verify.cases import Case, Outcome
 
 
-def adapt_weights(candidate: Any, layer: str, p: Any, axis: int, backend: str | None) -> Candidate:
-    """The `Candidate` for what was given. Raises CannotRun."""
+def adapt_weights(
+    candidate: Any, layer: str, p: Any, axis: int | tuple[()], backend: str | None
+) -> Candidate:
+    """The `Candidate` for what was given; axis (): one norm for all of v. Raises CannotRun."""
     torch = sys.modules.get("torch")
     if torch is not None and not isinstance(candidate, (tuple, list)):
         if not isinstance(candidate, torch.nn.Module) and required(candidate) == 1:
             with theirs():
                 candidate = candidate(4)
         if isinstance(candidate, torch.nn.Module):
-            return WeightModule(candidate)
+            return WeightModule(candidate, axis)
+    if not isinstance(axis, int):
+        raise CannotRun("axis = () is for torch modules: give functions a v of one channel")
     if isinstance(candidate, (tuple, list)):
         if len(candidate) != 2 or not all(map(callable, candidate)):
             raise CannotRun("a tuple must be two functions (forward, backward)")
@@ -58,6 +62,7 @@ def adapt_weights(candidate: Any, layer: str, p: Any, axis: int, backend: str | 
 
 class _Weights(Candidate):
     axis = 0
+    another = ""
 
     def inputs(self, case: Case) -> tuple[Array, Any, Array]:
         """v and dw with the channels on `axis`, and g or rho."""
@@ -138,17 +143,22 @@ class WeightModule(_Weights):
     """A torch module whose weight is normalized, along any dim.
 
     Its channels are on the axis on which g has more than one value; dim=None has one g, and one
-    norm: a single channel.
+    norm: a single channel. another: in words, if that is not the axis that was asked for.
     """
 
     has_backward = True
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, axis: int | tuple[()]) -> None:
         self.module = module
         g, v = _parametrized(module)
         wide = [a for a, size in enumerate(g.shape) if size > 1]
         self.whole = not wide
         self.axis = wide[0] if wide else 0
+        asked = "()" if not isinstance(axis, int) else str(axis % v.ndim)
+        own = str(self.axis) if wide else "()"
+        if own != asked and v.shape[self.axis] > 1:
+            of = f"each index of axis {own}" if wide else "all of v together"
+            self.another = f"its norms are of {of} (axis={own} asks for that), not of axis {asked}"
         size = tuple(v.shape)
         rest = size[: self.axis] + size[self.axis + 1 :]
         self.shape = (1, *size) if self.whole else (size[self.axis], *rest)

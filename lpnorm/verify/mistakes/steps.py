@@ -39,6 +39,12 @@ WEIGHTS: tuple[Mistake, ...] = (
         {"axes": lambda v: (0,)},
     ),
     _weight(
+        "norm for each index of the last axis",
+        "the norm is taken over all axes but the last, for each index of that, instead of over the "
+        "weights of each channel",
+        {"axes": lambda v: tuple(range(v.v.ndim - 1))},
+    ),
+    _weight(
         "norm of the whole tensor",
         "one norm is taken of all of v, instead of one for each output channel",
         {"axes": lambda v: tuple(range(v.v.ndim))},
