@@ -140,10 +140,15 @@ class Outcome(dict[str, Any]):
     modified: the input it changed, where that is not to be seen in the array itself.
     """
 
-    def __init__(self, *outputs: Array | None, modified: str = "", **named: Array | None) -> None:
+    modified = ""
+
+    def __init__(self, *outputs: Array | None, **named: Array | None) -> None:
         given = {**dict(zip(OUTPUTS, outputs, strict=False)), **named}
         super().__init__({name: a for name, a in given.items() if a is not None})
+
+    def marked(self, modified: str) -> Outcome:
         self.modified = modified
+        return self
 
     def __getattr__(self, name: str) -> Any:
         return self.get(name)

@@ -10,12 +10,13 @@ gives how often it holds each. A number that differs is the diagnosis.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
 
 from lpnorm.verify.cases import Case, Outcome
+from lpnorm.verify.chosen import CLOSE, EXPLAINS
 from lpnorm.verify.formula import Formula
 from lpnorm.verify.layers import LAYERS
 from lpnorm.verify.measure import OWN, fitted, measured_first, pattern, shape_of_h
@@ -26,10 +27,6 @@ from lpnorm.verify.trials import Trial, off
 
 Array = np.ndarray
 Mistakes = tuple[Mistake, ...]
-# How closely a mistake must give a candidate's numbers, as a fraction of the largest of them, and
-# of what it changes: the nearest one that passes both is named.
-CLOSE = {"float64": 1e-8, "float32": 5e-4, "float16": 6e-2}
-EXPLAINS = 0.2
 NO_NORM = Conventions(None, "none")
 
 
@@ -39,12 +36,14 @@ def diagnose(
     recognised: bool,
     wrong: Sequence[str],
     closely: float = 1.0,
+    follows: Callable[[], set[str]] = set,
 ) -> Diagnosis | None:
     """What gives the numbers of all these trials; None if there is nothing to say.
 
     wrong: the outputs that are. recognised: whether the first output is right under the
     conventions; if not, single mistakes in the forward are tried under every convention. closely:
-    below 1, only one known mistake that is so much closer than `CLOSE`.
+    below 1, only one known mistake that is so much closer than `CLOSE`. follows: the gradients that
+    are those of the candidate's own forward: they are not wrong where that is.
     """
     trials = [t for t in trials if t.got is not None and t.want is not None]
     if not trials:
@@ -63,7 +62,10 @@ def diagnose(
     lost = [n for n in wrong if any(not np.all(np.isfinite(t.values(n)[0])) for t in trials)]
     if lost:
         what = " and ".join(lost)
-        return Diagnosis(f"{what}: NaN or infinity where a finite number belongs")
+        return Diagnosis(f"{what}: NaN or infinity where a finite number belongs", lost=True)
+    if first in wrong:
+        follow = follows()
+        wrong = [n for n in wrong if n not in follow]
     found = search.explained(first, wrong, pool, spread) if first in wrong else []
     if not found:
         base = OWN if first == "y" and first in wrong else ()
@@ -239,6 +241,9 @@ class _Search:
         words = pattern(self.trials, name, meant)
         if self.measures and not words:
             words = shape_of_h(self.trials, name, base, meant)
+        if self.measures and not words and name in self.formula.terms:
+            terms = [text for text, _, _ in self.formula.terms[name].terms]
+            words = f"{name} is no sum of {' and '.join(terms)}: something else is in it"
         return Diagnosis(words, self.formula.text(name)) if words else None
 
 

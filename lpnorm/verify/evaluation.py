@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm.verify import cases
+from lpnorm.verify import cases, chosen
 from lpnorm.verify.candidates.common import Raised
 from lpnorm.verify.report import Check
 
@@ -112,8 +112,8 @@ class _Evaluation:
 
     def _close(self, y: Array, want: Array, s: Array, mu: Array) -> bool:
         """Each of a dozen operations rounds; x, mean and beta may cancel."""
-        size = 16 * self.u * (4 + (abs(y).max() + (32 + abs(mu).max()) / abs(s).min() * 2))
-        return bool(np.all(abs(y - want) <= 4 * size))
+        size = self.u * (4 + (abs(y).max() + (32 + abs(mu).max()) / abs(s).min() * 2))
+        return bool(np.all(abs(y - want) <= chosen.EVALUATION * size))
 
     def _what_it_does(self, x: Array, y: Array) -> str:
         batch = self.of.quantities(x)
@@ -191,7 +191,7 @@ class _Evaluation:
 
         def close(want: Array) -> bool:
             """s, its reciprocal and the products round a dozen times, at most."""
-            return bool(np.all(abs(got - want) <= 24 * self.u * abs(want)))
+            return bool(np.all(abs(got - want) <= chosen.EVALUATION_GRADIENT * self.u * abs(want)))
 
         if close(want):
             yield Check(name, "passed", why, "it is")
@@ -213,7 +213,7 @@ class _Evaluation:
     def _alone(self, x: Array, y: Array) -> Iterator[Check]:
         why = "in evaluation a sample's result must not depend on the others in its batch"
         alone = self.evaluate(x[:1])
-        ok = np.all(abs(alone - y[:1]) <= 64 * self.u * (1 + abs(y[:1])))
+        ok = np.all(abs(alone - y[:1]) <= chosen.EVALUATION * self.u * (1 + abs(y[:1])))
         words = "" if ok else "a sample evaluated alone gives something else"
         status = "passed" if ok else "failed"
         yield Check("evaluation, one sample", status, why, words or "the same", words)

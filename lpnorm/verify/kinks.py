@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm.verify import cases, weights
+from lpnorm.verify import cases, chosen, weights
 from lpnorm.verify.bounds import with_eps
 from lpnorm.verify.cases import Case, Outcome
 from lpnorm.verify.formula import NORM, WEIGHT, row_statistic
@@ -104,8 +104,8 @@ def _row(conventions: Conventions, trial: Trial, i: int) -> tuple[bool, str]:
     # every term of w rounds a few times, the sums n times at worst
     u = float(np.finfo(case.dtype).eps) / 2
     terms = 2 * abs(g).max() + abs(s * dx).max() + abs(total) * slope * 2
-    slack = (n + 8) * u * terms / (abs(total) * slope) + 1e-12
-    if slack * getattr(p, "k", 1) > 0.2:  # rounding hides which it is
+    slack = (n + chosen.KINK_ROUNDINGS) * u * terms / (abs(total) * slope) + chosen.KINK_LEAST
+    if slack * getattr(p, "k", 1) > chosen.SHARE_IN_DOUBT:  # rounding hides which it is
         return True, ""
     if type(p).__name__ == "Range":
         return _range(w, d, slack)
@@ -215,10 +215,11 @@ def _weights_rule(case: Case, got: Outcome) -> tuple[bool, str]:
         s, g, dg = (float(np.ravel(a[i])[0]) for a in (v.S, v.g, v.dg))
         each, dw = v.v[i].ravel(), v.dw[i].ravel()
         h = (dw - s * dv[i].ravel() / g) / dg
-        slack = (each.size + 8) * u * (2 * abs(dw).max() + abs(dg)) / abs(dg) + 1e-12
+        slack = (each.size + chosen.KINK_ROUNDINGS) * u * (2 * abs(dw).max() + abs(dg)) / abs(dg)
+        slack += chosen.KINK_LEAST
         if not np.all(np.isfinite(h)):
             return False, "dv is not finite at a tie or zero"
-        if slack > 0.2:  # rounding hides which it is
+        if slack > chosen.SHARE_IN_DOUBT:  # rounding hides which it is
             continue
         if case.p == math.inf:
             tied = abs(each) == abs(each).max()

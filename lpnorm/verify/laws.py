@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm.verify import cases
+from lpnorm.verify import cases, chosen
 from lpnorm.verify.bounds import with_eps
 from lpnorm.verify.candidates.common import Raised
 from lpnorm.verify.candidates.functions import Pair
@@ -119,14 +119,14 @@ def _taylor(j: Subject) -> Iterator[Check]:
 
     steps = [h0, h0 / 4, h0 / 16]
     sizes = [remainder(h) for h in steps]
-    noise = 1e-13 * float(abs(_f(trial.got.y if trial.got else 0) * case.dy).sum())
+    noise = chosen.TAYLOR_NOISE * float(abs(_f(trial.got.y if trial.got else 0) * case.dy).sum())
     pairs = [(a, b) for a, b in pairwise(sizes) if b > noise]
     if sizes[0] <= 4 * noise:
         yield Check("Taylor remainder", "passed", why, "no remainder beyond rounding")
         return
     slopes = [np.log(a / b) / np.log(4) for a, b in pairs]
     slope = float(slopes[0]) if slopes else 2.0
-    if slope > 1.7:
+    if slope > chosen.TAYLOR_SLOPE:
         yield Check("Taylor remainder", "passed", why, f"slope {slope:.2f} (2 is right)")
     else:
         words = f"dx is not the derivative of this forward (slope {slope:.2f}, 2 is right)"
@@ -156,7 +156,7 @@ def _sums(j: Subject) -> Iterator[Check]:
     want = ((g * d / s).sum(axis=1, keepdims=True) * (1 - slope * phi / s))[:, 0]
     why = "x_hat does not change when d is scaled, so dx has no part along d but eps's"
     words = "<dx, d> is not 0 (but for eps): the term that comes through the scale is wrong"
-    slack = (limit * abs(d)).sum(axis=1) + 1e-13 * abs(g).sum(axis=1)
+    slack = (limit * abs(d)).sum(axis=1) + chosen.EULER * abs(g).sum(axis=1)
     yield _compare("<dx, d>", why, (dx * d).sum(axis=1), want, slack, words)
 
 
@@ -184,7 +184,7 @@ def _scaling(j: Subject) -> Iterator[Check]:
         dxs.append(trial.got.dx)
         limits.append((_limit(j, trial, "y"), _limit(j, trial, "dx")))
     # what eps does to values of this size, where it could not be scaled along
-    left = 0.0 if free else 4 * (j.conventions.eps_of(one) ** (1 / power) / first)
+    left = 0.0 if free else chosen.SHIFTED * (j.conventions.eps_of(one) ** (1 / power) / first)
     slack = limits[0][0] + limits[1][0] + left * abs(x_hats[0])
     words = "y changes when x is scaled and shifted"
     yield _compare("scale and shift", why, -x_hats[1], x_hats[0], slack, words)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lpnorm.verify.chosen import FITS
 from lpnorm.verify.formula import rows_of
 from lpnorm.verify.layers import LAYERS
 from lpnorm.verify.mistakes import Mistake
@@ -24,7 +25,6 @@ from lpnorm.verify.trials import Trial, off
 Array = np.ndarray
 Mistakes = tuple[Mistake, ...]
 SCALE = "the scale s is"
-FITS = {"float64": 1e-9, "float32": 1e-5}  # the remainder of a fit; float16 tells too little
 
 
 def _own_line(v: Any) -> tuple[Array, Array, float]:
@@ -73,7 +73,9 @@ def measured_first(trials: Sequence[Trial], conventions: Conventions) -> Diagnos
         return None
     s, right, plain, eps, mean, middle = np.array(rows).T
     said = [
-        _parts(s, plain, eps, trials[0], conventions) or _against(SCALE, s, right, trials[0]),
+        _parts(s, plain, eps, trials[0], conventions)
+        or _power(s, right, trials[0])
+        or _against(SCALE, s, right, trials[0]),
         _against("the mean that is subtracted is", mean, middle, trials[0]),
     ]
     words = "; and ".join(filter(None, said))
@@ -101,6 +103,19 @@ def _parts(s: Array, plain: Array, eps: Array, trial: Trial, conventions: Conven
     if abs(b - 1) > 1e-5:
         words.append(f"eps is in it {b:.4g} times" if abs(b) > 1e-5 else "eps is missing from it")
     return "; ".join(words)
+
+
+def _power(s: Array, right: Array, trial: Trial) -> str:
+    """Is the scale another power of what it should be?"""
+    if np.any(s <= 0) or np.ptp(right) <= 1e-2 * right.max():
+        return ""
+    x, y = np.log(right), np.log(s)
+    q, k = np.polyfit(x, y, 1)
+    if abs(q - 1) < 1e-6 or abs(q * x + k - y).max() > 1e4 * FITS[trial.case.dtype]:
+        return ""
+    why = {2: ": the root is missing", 4: ": a square was taken where the root belongs"}
+    times = "" if abs(k) < 1e-6 else f", times {np.exp(k):.6g}"
+    return f"the scale is what it should be to the power {q:.4g}{times}{why.get(round(q, 6), '')}"
 
 
 def _against(words: str, got: Array, want: Array, trial: Trial) -> str:
@@ -247,6 +262,10 @@ def pattern(trials: Sequence[Trial], name: str, conventions: Conventions) -> str
     apart = got - want
     if np.ptp(apart) <= close * abs(want).max() and abs(apart).max() > 10 * close * abs(want).max():
         return f"{name} is off by the same amount everywhere, {np.median(apart):.6g}"
+    if np.array_equal(np.sort(got, axis=None), np.sort(want, axis=None)) or (
+        got.size > 2 and off(np.sort(got, axis=None), np.sort(want, axis=None)) <= close
+    ):
+        return f"{name} has the right values in the wrong order"
     most = abs(got).max()
     clipped = (abs(got) == most) & (abs(want) > (1 + 10 * close) * most)
     if clipped.any() and np.all(clipped | (abs(got - want) <= close * most)):
@@ -264,6 +283,13 @@ def pattern(trials: Sequence[Trial], name: str, conventions: Conventions) -> str
             if off(got, scaled) <= close and off(want, scaled) > 10 * close:
                 return f"{name} is what it should be times {said}"
     return ""
+
+
+def _alike(a: Array, b: Array) -> bool:
+    """Are two rows of shapes the same up to a factor and a constant in each?"""
+    a, b = (q - q.mean(axis=1, keepdims=True) for q in (a, b))
+    slope = (a * b).sum(axis=1, keepdims=True) / ((b * b).sum(axis=1, keepdims=True) + 1e-300)
+    return bool(abs(a - slope * b).max() <= 1e-9 * (abs(a).max() + 1e-300))
 
 
 def shape_of_h(trials: Sequence[Trial], name: str, base: Mistakes, meant: Conventions) -> str:
@@ -289,6 +315,11 @@ def shape_of_h(trials: Sequence[Trial], name: str, base: Mistakes, meant: Conven
         "d at the largest |d| alone": np.sign(d) * (abs(d) == abs(d).max(axis=1, keepdims=True)),
         "1 at the largest d alone": 1.0 * (d == d.max(axis=1, keepdims=True)),
     }
+    shapes = {
+        words: shape
+        for words, shape in shapes.items()
+        if not _alike(shape, rows_of(np.broadcast_to(v.h, v.x.shape), v.axes))
+    }
     size = abs(through).max()
     for words, shape in shapes.items():
         a, b = (q - q.mean(axis=1, keepdims=True) for q in (through, shape))
@@ -299,4 +330,10 @@ def shape_of_h(trials: Sequence[Trial], name: str, base: Mistakes, meant: Conven
     a, b = (q - q.mean(axis=1, keepdims=True) for q in (through, h))
     slope = (a * b).sum(axis=1, keepdims=True) / ((b * b).sum(axis=1, keepdims=True) + 1e-300)
     part = abs(a - slope * b).max() / abs(rows_of(v.s * v.dx, v.axes)).max()
+    if part <= 1e2 * FITS[trial.case.dtype]:
+        t, own = rows_of(np.broadcast_to(v.T, v.x.shape), v.axes)[:, :1], slope
+        i = int(abs(own - t).argmax())
+        if abs(own - t).max() > 1e-6 * abs(t).max():
+            return f"T in dx is {own[i, 0]:.6g} in a group where {t[i, 0]:.6g} is right"
+        return "what is subtracted from g in dx is another constant than mean(g) - T mean(h)"
     return f"dx is no sum of g, mean(g), T h and T mean(h): {100 * part:.2g} % are something else"

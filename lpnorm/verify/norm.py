@@ -13,8 +13,8 @@ from lpnorm.verify import cases, kinks, laws, running
 from lpnorm.verify.candidates.models import LayerCandidate
 from lpnorm.verify.cases import Case, Layout
 from lpnorm.verify.mistakes import NO_CONSTANT
-from lpnorm.verify.recognise import CONSTANTS
-from lpnorm.verify.reference import Arithmetic, overflows
+from lpnorm.verify.recognise import CONSTANTS, WORDS
+from lpnorm.verify.reference import Arithmetic, default_place, overflows
 from lpnorm.verify.report import Check
 from lpnorm.verify.takes import RANKS, Subject
 from lpnorm.verify.trials import Trial, call, judge
@@ -149,6 +149,8 @@ class NormChecks(Subject):
             words = f"{source}, but y is computed with eps = {used:g}"
             if self.conventions.place == "none":
                 words = f"{source}, but y is computed without any eps"
+            elif self.conventions.place != default_place(self.p):
+                words += f": {WORDS[self.conventions.place]}"
             yield Check("eps", "failed", "eps must be the one asked for", words, words)
         if self.recognised.other_constant:
             why = "the constant must be the one asked for"
@@ -208,7 +210,7 @@ class NormChecks(Subject):
     def _lost(self, trial: Trial) -> Iterator[str]:
         """The outputs that are not finite where they are excused: see `overflows`."""
         for name, where in overflows(trial.case, self.conventions).items():
-            got = trial.got and trial.got.get(name)
+            got: Any = trial.got and trial.got.get(name)
             if name == "y" and self.settings.eps is not None:
                 continue
             if got is not None and got.shape == where.shape and not np.all(np.isfinite(got[where])):

@@ -16,12 +16,10 @@ import numpy as np
 from lpnorm.verify import oracle
 from lpnorm.verify.bounds import normalize_bounds, with_eps
 from lpnorm.verify.cases import Case, Outcome
+from lpnorm.verify.chosen import FORMS
 from lpnorm.verify.formula import gaussian, row_statistic
 
 Array = np.ndarray
-# The bounds are those of one order of operations; other right orders (autograd's, gamma taken out
-# of the sums, a division for a product with the reciprocal) round every term a few times more.
-FORMS = 4.0
 
 
 @dataclass(frozen=True)

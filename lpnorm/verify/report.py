@@ -22,6 +22,7 @@ class Diagnosis:
     words: str
     compare: str = ""
     known: tuple[tuple[tuple[str, ...], tuple[Any, ...], Any], ...] = ()
+    lost: bool = False  # it says no more than that numbers are not finite
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm.verify import cases, evaluation
+from lpnorm.verify import cases, chosen, evaluation
 from lpnorm.verify.bounds import with_eps
 from lpnorm.verify.candidates.common import Raised
 from lpnorm.verify.candidates.models import LayerCandidate, Model
@@ -288,6 +288,9 @@ class Training:
                 words = f"a new batch has the share {f0:.4g} in it: momentum is {momentum:g}"
                 return f"is averaged with another momentum: {words}"
         for q in quantities:
+            if self._off(values, [b[q] for b in batches], lambda t: 1 / (t + 1), n) <= 1:
+                return f"counts its start as a batch: the {q} has the share 1 / (t + 1), not 1 / t"
+        for q in quantities:
             total = values[0] + np.cumsum([b[q] * (momentum or 1) for b in batches], axis=0)
             if np.allclose(total, values[1:]):
                 return f"only adds up: the old {q} is not faded out"
@@ -297,7 +300,12 @@ class Training:
         """How far from this average, as a fraction of what rounding explains."""
         worst = 0.0
         for t, (old, new, batch) in enumerate(zip(values, values[1:], of, strict=False), 1):
-            slack = 4 * (n + 16) * self.u * (abs(old) + abs(batch) * 8 + 1)
+            slack = (
+                chosen.RUNNING
+                * (n + chosen.RUNNING_ROUNDINGS)
+                * self.u
+                * (abs(old) + abs(batch) * 8 + 1)
+            )
             off = abs(old + f(t) * (batch - old) - new) / slack
             worst = max(worst, float(np.max(np.where(np.isnan(off), np.inf, off))))
         return worst

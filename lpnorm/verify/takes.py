@@ -14,7 +14,7 @@ from lpnorm.verify.cases import Case, Layout
 from lpnorm.verify.recognise import Recognised, recognise
 from lpnorm.verify.reference import arithmetics
 from lpnorm.verify.report import Check, Report
-from lpnorm.verify.trials import Trial, call, judge
+from lpnorm.verify.trials import Trial, call, follows, judge
 from lpnorm.verify.values import Values
 
 DTYPES = ("float64", "float32", "float16")
@@ -122,6 +122,9 @@ class Subject(Values):
                 self.single = _has_digits_of_float32(trial.got.get("y"))
         if self.single and "float32" in self.dtypes:  # then float64 tells no more than float32
             self.dtypes.remove("float64")
+
+    def follows(self, trial: Trial) -> set[str]:
+        return follows(self.candidate, trial)
 
     def eps(self, dtype: str) -> float:
         if self.candidate.eps is not None:

@@ -40,8 +40,8 @@ class Trial:
         return self.got[name].astype("float64"), np.asarray(self.want[name])
 
     def limit(self, name: str, conventions: Conventions, arithmetic: Arithmetic) -> Array:
+        assert self.want is not None
         if arithmetic not in self.limits:
-            assert self.want is not None
             of = LAYERS[self.case.layer].limits
             self.limits[arithmetic] = of(self.case, self.want, conventions, arithmetic)
         return np.broadcast_to(self.limits[arithmetic][name], self.want[name].shape)
@@ -106,9 +106,8 @@ def call(candidate: Candidate, case: Case, backward: bool = True) -> Trial:
         except Raised as error:
             return Trial(case, None, str(error))
     # copies: it may use its arrays again
-    trial = Trial(
-        case, Outcome(**{k: np.array(a) for k, a in given.items()}), modified=given.modified
-    )
+    copies = Outcome(**{k: np.array(a) for k, a in given.items()})
+    trial = Trial(case, copies, modified=given.modified)
     _in_shape(trial)
     for name, a in case.arrays.items():
         if not np.array_equal(a, before[name], equal_nan=True):
@@ -213,6 +212,36 @@ def error(
     if top == 0 and not np.isfinite(off):  # excused, or not to be judged
         off = 0.0
     return Error(name, top, off, off / ulp if ulp else 0.0, where)
+
+
+OF = {"dx": ("x", "dy"), "dgamma": ("gamma", "dy"), "dbeta": ("beta", "dy")}
+OF |= {"dv": ("v", "dw"), "dg": ("g", "dw")}
+
+
+def follows(candidate: Candidate, trial: Trial) -> set[str]:
+    """The gradients that are those of the candidate's own forward, right or wrong.
+
+    In float64, by central differences along a random direction: good to h^2 and to rounding / h,
+    both about 1e-9 of the terms.
+    """
+    case, found, h = trial.case, set(), 2.0**-16
+    rng = np.random.default_rng(29)
+    for name in trial.outputs() if case.dtype == "float64" else ():
+        of, upstream = OF.get(name, ("", ""))
+        got = trial.got and trial.got.get(name)
+        if not of or got is None or got.shape != case.arrays[of].shape:
+            continue
+        u = rng.standard_normal(got.shape)
+        moved = (case.but(**{of: case.arrays[of] + t * u}) for t in (h, -h))
+        ends = [call(candidate, each, backward=False).got for each in moved]
+        if any(end is None or not end for end in ends):
+            continue
+        first = [next(iter(end.values())) for end in ends if end]
+        slope = float(((first[0] - first[1]) * case.arrays[upstream]).sum() / (2 * h))
+        terms = abs(got * u).sum()
+        if abs(float((got * u).sum()) - slope) <= 1e-6 * max(terms, abs(slope)):
+            found.add(name)
+    return found
 
 
 def off(got: Array, want: Array) -> float:

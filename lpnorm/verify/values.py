@@ -7,6 +7,7 @@ a failure is explained by what was found there, or is one of that dtype (digits,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -109,6 +110,9 @@ class Values:
             if case.dtype != self.widest and case.name in self.passed:
                 hint = f"right in {self.widest}, wrong in {case.dtype}: its digits or its range do "
                 hint += "not hold what is computed; " + self._narrow(worst)
+        if one is not None and one.lost and "telling" not in case.flags:
+            where = next((words for flag, words in HINTS.items() if flag in case.flags), "")
+            one = replace(one, words="; ".join(filter(None, [one.words, where])))
         one = one or Diagnosis(hint)
         return Check(name, "failed", case.why, detail, one.words, one.compare, general=bool(hint))
 
@@ -129,6 +133,10 @@ class Values:
     def raised(self, trial: Trial, name: str) -> Check:
         words = f"it raised {trial.raised}"
         return Check(name, "failed", trial.case.why, words, words, general=self.values_wrong)
+
+    def follows(self, trial: Trial) -> set[str]:
+        """The gradients that are those of the candidate's own forward."""
+        return set()
 
     def undefined(self, trial: Trial) -> bool:
         """Is what failed something that is not defined?"""
@@ -221,7 +229,9 @@ class Values:
             return None
         closely = closely if dtype == self.widest else 0.1 * closely
         once = list(dict.fromkeys(name for t in trials for name in wrong_of(found[id(t)])))
-        return diagnose(trials, self.conventions, self.tightly, once, closely)
+        return diagnose(
+            trials, self.conventions, self.tightly, once, closely, lambda: self.follows(trials[0])
+        )
 
     def _cancels(self, trial: Trial, found: list[Error]) -> bool:
         """Is it right but for what E[x^2] - E[x]^2 loses?

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm.verify import kinks
+from lpnorm.verify import chosen, kinks
 from lpnorm.verify.candidates.common import Candidate, Raised
-from lpnorm.verify.cases import Case, half
+from lpnorm.verify.cases import Case, Outcome, half
 from lpnorm.verify.reference import Conventions
 from lpnorm.verify.report import Check, Report
 from lpnorm.verify.takes import DTYPES
-from lpnorm.verify.trials import Trial, call
+from lpnorm.verify.trials import Trial, call, follows
 from lpnorm.verify.values import Values
 from lpnorm.verify.weights import weight_cases
 
@@ -56,6 +56,9 @@ class WeightChecks(Values):
         self.report.conventions += kinks.said_of(self.rules)
         yield from self._laws(self._cases((self.dtypes or DTYPES)[0])[0])
 
+    def follows(self, trial: Trial) -> set[str]:
+        return follows(self.candidate, trial)
+
     def _cases(self, dtype: str) -> list[Case]:
         planned = list(weight_cases(self.layer, self.p, dtype))
         if self.candidate.shape is not None:
@@ -86,18 +89,19 @@ class WeightChecks(Values):
         if first is None or first.w.shape != case.arrays["v"].shape:
             return
         u, n = float(np.finfo(case.dtype).eps), case.n
+        bound = chosen.WEIGHT_LAWS * (n + chosen.WEIGHT_ROUNDINGS) * u
         v = case.arrays["v"]
         if first.dv is not None and first.dv.shape == v.shape:
             dv, rows = (a.reshape(len(a), -1).astype("float64") for a in (first.dv, v))
             off = float((abs((dv * rows).sum(axis=1)) / (abs(dv) * abs(rows)).sum(axis=1)).max())
             why = "w does not change when v is scaled, so the gradient is orthogonal to v"
-            yield _law("<dv, v>", why, off, 8 * (n + 4) * u, "dv is not orthogonal to v")
+            yield _law("<dv, v>", why, off, bound, "dv is not orthogonal to v")
         why = "w depends on the direction of v alone: twice v gives the same w"
         twice = call(self.candidate, case.but(v=2 * v), backward=False).got
         if twice is not None:
             off = float(abs(twice.w.astype("float64") - first.w).max() / abs(first.w).max())
             words = "w changes with the size of v"
-            yield _law("scale invariance", why, off, 8 * (n + 4) * u, words)
+            yield _law("scale invariance", why, off, bound, words)
         why = "a weight vector of zeros has no direction: an error, or 0, but no NaN that spreads"
         zeros = v.copy()
         zeros[0] = 0
@@ -107,8 +111,8 @@ class WeightChecks(Values):
         elif not np.all(np.isfinite(trial.got.w)):
             words = "a weight vector of zeros gives NaN"
             yield Check("zero vector", "limited", why, words, words)
-        again = call(self.candidate, case).got or {}
-        same = all(np.array_equal(first[k], again.get(k), equal_nan=True) for k in first)
+        again = call(self.candidate, case).got or Outcome()
+        same = all(np.array_equal(first[k], again[k], equal_nan=True) for k in first if k in again)
         why = "the same input must give the same bits"
         words = "two calls with the same arrays give different values"
         yield Check("same bits twice", "passed" if same else "failed", why, "" if same else words)

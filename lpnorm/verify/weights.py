@@ -26,8 +26,9 @@ import numpy as np
 
 from lpnorm.verify import oracle
 from lpnorm.verify.cases import Case, Outcome, gaps, half
+from lpnorm.verify.chosen import FORMS
 from lpnorm.verify.formula import SGD, WEIGHT, Value
-from lpnorm.verify.reference import FORMS, Arithmetic
+from lpnorm.verify.reference import Arithmetic
 
 Array = np.ndarray
 OUTPUTS = {

@@ -92,8 +92,8 @@ class Pair(Candidate):
     def run(self, case: Case, backward: bool) -> Outcome:
         y, cache = self.call_forward(case)
         if self.backward is None or not backward:
-            return Outcome(y, modified=self.changed)
-        return Outcome(y, *self.call_backward(case.dy, cache), modified=self.changed)
+            return Outcome(y).marked(self.changed)
+        return Outcome(y, *self.call_backward(case.dy, cache)).marked(self.changed)
 
 
 def modified(now: list[Array], of: dict[str, Array]) -> str:
@@ -129,12 +129,12 @@ class TorchFunction(Candidate):
             y = y[0] if isinstance(y, tuple) else y
         changed = modified([library.back(a) for a in inputs], ours)
         if not backward:
-            return Outcome(back(library, y), modified=changed)
+            return Outcome(back(library, y)).marked(changed)
         wanted, upstream = inputs if self.affine else inputs[:1], library.to(case.dy)
         with theirs():
             gradients = torch.autograd.grad(y, wanted, upstream.to(y.dtype), allow_unused=True)
         given = [None if g is None else library.back(g) for g in gradients]
-        return Outcome(back(library, y), *given, modified=changed)
+        return Outcome(back(library, y), *given).marked(changed)
 
 
 class JaxFunction(Candidate):

@@ -7,6 +7,7 @@ calls of a shape.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
@@ -28,8 +29,7 @@ class TreeModel(Model):
     """A layer as a function of trees of arrays."""
 
     def __init__(self, start: Start, compiled: dict[Any, Any], case: Case) -> None:
-        import jax
-
+        jax: Any = importlib.import_module("jax")
         self.apply, parameters, statistics, self.kind, layer = start
         self.eps = _number(layer, "epsilon", "eps")
         self.momentum = _number(layer, "momentum")
@@ -47,7 +47,7 @@ class TreeModel(Model):
         return _named(self.tree)
 
     def set(self, values: Mapping[str, Array]) -> None:
-        import jax
+        jax: Any = importlib.import_module("jax")
 
         names = iter(_names(self.tree))
         with JaxLibrary().scope():
@@ -76,7 +76,7 @@ class TreeModel(Model):
 
     def _compiled(self, what: str, train: bool) -> Any:
         """One compilation for all models that this candidate makes."""
-        import jax
+        jax: Any = importlib.import_module("jax")
 
         def forward(tree: Any, state: Any, x: Any) -> Any:
             return self.apply(tree, state, x, train)
@@ -92,7 +92,7 @@ class TreeModel(Model):
 
 
 def _names(tree: Any) -> list[str]:
-    import jax
+    jax: Any = importlib.import_module("jax")
 
     def word(key: Any) -> str:
         return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
@@ -102,7 +102,7 @@ def _names(tree: Any) -> list[str]:
 
 
 def _named(tree: Any) -> dict[str, Array]:
-    import jax
+    jax: Any = importlib.import_module("jax")
 
     leaves = jax.tree_util.tree_leaves(tree)
     return {name: np.array(a) for name, a in zip(_names(tree), leaves, strict=True)}
@@ -119,7 +119,7 @@ def _number(layer: Any, *names: str) -> float | None:
 
 def _flax(module: Any, case: Case) -> Start:
     """A flax.linen.Module, statistics in the collection batch_stats."""
-    import jax
+    jax: Any = importlib.import_module("jax")
 
     taken = inspect.signature(type(module).__call__).parameters
     name = next((each for each in TRAIN if each in taken), None)
@@ -134,7 +134,8 @@ def _flax(module: Any, case: Case) -> Start:
         variables = {"params": parameters, **state}
         if not train or not state:
             return module.apply(variables, x, **mode(train)), state
-        return module.apply(variables, x, **mode(train), mutable=list(state))
+        y, state = module.apply(variables, x, **mode(train), mutable=list(state))
+        return y, state
 
     started = dict(module.init(jax.random.key(0), jax.numpy.asarray(case.x), **mode(True)))
     parameters = started.pop("params", {})
@@ -143,7 +144,7 @@ def _flax(module: Any, case: Case) -> Start:
 
 def _nnx(module: Any, case: Case) -> Start:
     """A flax.nnx.Module."""
-    from flax import nnx  # type: ignore[import-not-found,unused-ignore]
+    nnx: Any = importlib.import_module("flax.nnx")
 
     graph, parameters, state = nnx.split(module, nnx.Param, ...)
 
@@ -158,7 +159,7 @@ def _nnx(module: Any, case: Case) -> Start:
 
 def _haiku(pair: Any, case: Case) -> Start:
     """What hk.transform or hk.transform_with_state gives, of a function of x (and is_training)."""
-    import jax
+    jax: Any = importlib.import_module("jax")
 
     stateful = "State" in type(pair).__name__
     x, key = jax.numpy.asarray(case.x), jax.random.key(0)
@@ -171,7 +172,8 @@ def _haiku(pair: Any, case: Case) -> Start:
     def apply(parameters: Any, state: Any, x: Any, train: bool) -> tuple[Any, Any]:
         given = (x, train) if more else (x,)
         if stateful:
-            return pair.apply(parameters, state, None, *given)  # type: ignore[no-any-return]
+            y, state = pair.apply(parameters, state, None, *given)
+            return y, state
         return pair.apply(parameters, None, *given), state
 
     return apply, parameters, state, "Haiku transform", None
@@ -179,8 +181,8 @@ def _haiku(pair: Any, case: Case) -> Start:
 
 def _equinox(made: Any, case: Case) -> Start:
     """An equinox.Module, or (layer, state) of make_with_state; over the batch by vmap."""
-    import equinox  # type: ignore[import-not-found,unused-ignore]
-    import jax
+    equinox: Any = importlib.import_module("equinox")
+    jax: Any = importlib.import_module("jax")
 
     layer, state = made if isinstance(made, tuple) else (made, None)
     tree, static = equinox.partition(layer, equinox.is_inexact_array)
@@ -191,7 +193,8 @@ def _equinox(made: Any, case: Case) -> Start:
         whole = equinox.nn.inference_mode(whole, value=not train)
         if state is not None:
             over = {"axis_name": axis, "in_axes": (0, None), "out_axes": (0, None)}
-            return jax.vmap(whole, **over)(x, state)  # type: ignore[no-any-return]
+            y, state = jax.vmap(whole, **over)(x, state)
+            return y, state
         shape = getattr(whole, "shape", None)
         f = whole
         for _ in range(x.ndim - (len(shape) if shape is not None else x.ndim - 1)):
@@ -201,8 +204,8 @@ def _equinox(made: Any, case: Case) -> Start:
     return apply, tree, state, f"Equinox module {type(layer).__name__}", layer
 
 
-def maker(candidate: Any) -> tuple[Callable[[Case], Model], tuple[int, ...] | None] | None:
-    """How to make a `Model` of a layer of these libraries, or of its factory; None if it is none.
+def maker(candidate: Any) -> tuple[Callable[[Case], Model], tuple[int, ...] | None]:
+    """How to make a `Model` of a layer of these libraries, or of its factory.
 
     The libraries are those that are imported: a candidate of theirs has them imported.
     """
@@ -257,7 +260,7 @@ class KerasModel(Model):
     """A keras.Layer on the backend JAX or torch, through stateless_call."""
 
     def __init__(self, layer: Any, case: Case) -> None:
-        import keras  # type: ignore[import-not-found,unused-ignore]
+        keras: Any = importlib.import_module("keras")
 
         self.backend = keras.backend.backend()
         if self.backend not in ("jax", "torch"):
@@ -307,11 +310,11 @@ class KerasModel(Model):
             with library.scope(), theirs():
                 upstream = library.to(dy)
                 if self.backend == "torch":
-                    import torch
+                    torch: Any = importlib.import_module("torch")
 
                     found = torch.autograd.grad(y, inputs, upstream.to(y.dtype), allow_unused=True)
                 else:
-                    import jax
+                    jax: Any = importlib.import_module("jax")
 
                     _, back = jax.vjp(lambda *given: call(*given)[0], *inputs)
                     found = back(upstream.astype(y.dtype))

@@ -95,14 +95,14 @@ class LayerCandidate(Candidate):
         same = model.given is None or np.array_equal(model.given, case.x, equal_nan=True)
         changed = "" if same else "x"
         if not backward or not self.has_backward:
-            return Outcome(y, modified=changed)
+            return Outcome(y).marked(changed)
         dx, found = pull(case.dy)
         gradients = []
         for name, values in zip(self.names, (case.gamma, case.beta), strict=True):
             each = None if name is None else found.get(name)
             alike = each is not None and each.size == values.size
             gradients.append(each.reshape(values.shape) if alike and each is not None else each)
-        return Outcome(y, dx, *gradients, modified=changed)
+        return Outcome(y, dx, *gradients).marked(changed)
 
 
 def names_of(parameters: Mapping[str, Array]) -> list[str | None]:

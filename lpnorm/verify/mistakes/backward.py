@@ -343,12 +343,40 @@ BACKWARD: tuple[Mistake, ...] = (
 
 
 # These do not show in arrays of two axes.
+def _means_over(v: Any, axes: tuple[int, ...]) -> Any:
+    """dx with means over other axes: (g - mean(g) - n mean(g x_hat) (h - mean(h))) / s, the last
+    mean being 0 for p = 2, where nobody takes it."""
+    n, h = v.n, np.broadcast_to(v.h, v.x.shape)
+    product = (v.g * v.x_hat).mean(axis=axes, keepdims=True)
+    inner = v.g - v.g.mean(axis=axes, keepdims=True)
+    h = h if v.p == 2 else h - h.mean(axis=axes, keepdims=True)
+    return (inner - n * product * h) / v.s
+
+
 MORE_AXES: tuple[Mistake, ...] = (
     Mistake(
         "statistics over the whole sample",
         "the statistics are taken over all axes but the first, not over the normalized axis alone",
         {"axes": lambda v: tuple(range(1, v.x.ndim))},
         layer_norm,
+    ),
+    Mistake(
+        "statistics over all axes but the last",
+        "the statistics are taken over all axes but the last, not over all axes but the channels",
+        {"axes": lambda v: tuple(range(v.x.ndim - 1))},
+        batch,
+    ),
+    Mistake(
+        "means over the whole sample",
+        "in dx the means are taken over all axes but the first, not over the normalized axis alone",
+        {"dx": lambda v: _means_over(v, tuple(range(1, v.x.ndim)))},
+        layer_norm,
+    ),
+    Mistake(
+        "means over the first axis",
+        "in dx both means are taken over the first axis only, not over all axes but the channels",
+        {"dx": lambda v: _means_over(v, (0,))},
+        lambda layer, p: layer == "batch_norm" and p == 2,
     ),
     Mistake(
         "mean over the first axis",

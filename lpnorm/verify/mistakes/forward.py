@@ -283,6 +283,12 @@ FORWARD: tuple[Mistake, ...] = (
         {"y": lambda v: v.x_hat + v.beta, "g": lambda v: v.dy},
         always,
     ),
+    Mistake(
+        "absolute gamma",
+        "|gamma| is used where gamma belongs",
+        {"y": lambda v: abs(v.gamma) * v.x_hat + v.beta, "g": lambda v: abs(v.gamma) * v.dy},
+        always,
+    ),
     Mistake("beta forgotten", "beta is missing from y", {"y": lambda v: v.gamma * v.x_hat}, always),
     Mistake(
         "beta inside",

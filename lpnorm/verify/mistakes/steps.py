@@ -73,6 +73,12 @@ WEIGHTS: tuple[Mistake, ...] = (
         },
     ),
     _weight(
+        "no absolute value",
+        "the absolute value is missing: the norm is max v, not max |v|",
+        {"S": lambda v: v.v.max(axis=v.axes, keepdims=True)},
+        p_of=lambda p: p == math.inf,
+    ),
+    _weight(
         "not normalized",
         "v is not divided by its norm: w = g v",
         {"v_hat": lambda v: v.v},
