@@ -124,7 +124,11 @@ class ByArgument(Norm):
 NUMPY = {"p": 2, "ndim": 2, "dtype": "float64"}
 
 
-@pytest.mark.parametrize("candidate", [Norm, ByArgument, Norm(3), lambda c: Norm(c)], ids=str)
+@pytest.mark.parametrize(
+    "candidate",
+    [Norm, ByArgument, Norm(3), lambda c: Norm(c)],
+    ids=["class", "told by an argument", "object", "factory"],
+)
 def test_a_numpy_layer_with_state(candidate):
     report = check(candidate, **NUMPY)
     assert report.ok, str(report)

@@ -101,6 +101,12 @@ def test_a_forgotten_eps_is_called_so():
 
     assert "without any eps" in check(forgotten, p=2, ndim=2).diagnoses[0]
 
+    def of_l1(x, gamma, beta, eps):
+        d = x - x.mean(0)
+        return gamma * d / (math.sqrt(math.pi / 2) * abs(d).mean(0)) + beta
+
+    assert "without any eps" in check(of_l1, p=1, ndim=2).diagnoses[0]
+
 
 # ---- two mistakes of the catalogue at once ------------------------------------------------------
 

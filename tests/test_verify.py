@@ -343,7 +343,8 @@ def test_a_reciprocal_of_an_eps_that_was_asked_for_must_fit():
         return gamma * (d * (1 / s)) + beta, (d, s, gamma)
 
     report = verify.check((forward, l1_backward), eps=1e-5, dtype="float16")
-    assert report.diagnoses == ["y: NaN or infinity where a finite number belongs"], report
+    (words,) = report.diagnoses
+    assert words.startswith("y: NaN or infinity where a finite number belongs"), report
     assert verify.check((forward, l1_backward), dtype="float16").ok  # with an eps that fits
 
 

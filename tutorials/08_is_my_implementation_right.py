@@ -369,7 +369,7 @@ for name, report in reports.items():
     )
 
 # %%
-names = list(outcome(reports["none"]))
+names = list(dict.fromkeys(name for report in reports.values() for name in outcome(report)))
 grid = np.array(
     [[outcome(report).get(name, True) for name in names] for report in reports.values()]
 )
@@ -388,9 +388,9 @@ plt.show()
 # %% [markdown]
 # **Figure 3.** *Rows: planted mistakes. Columns: checks (in all dtypes together). Red: the check fails.*
 #
-# A diagnosis is the entry of the catalogue that gives the candidate's numbers. Where the numbers are infinite, several entries give them, and the one that is named need not be yours: always read it together with *tried* and *found*. (*eps forgotten* is such a case.)
+# A diagnosis is the entry of the catalogue that gives the candidate's numbers, alone or with a second one; where none does, it is a number: how often a term is there, by which factor the scale is off. Read it together with *tried* and *found*.
 #
-# A term that is wrong in $dx$ shows nearly everywhere. Two rows are nearly empty, and such mistakes are the ones that survive in practice. *eps forgotten* shows where $s$ is hardly larger than $\varepsilon$ and, once, in float16, where $\varepsilon$ has to be large. *x centred in place* returns the right numbers and destroys the caller's array; only a check that looks for that, or hands over a read-only array, can
+# A term that is wrong in $dx$ shows nearly everywhere. Two rows are nearly empty, and such mistakes are the ones that survive in practice. *eps forgotten* shows only where $s$ is hardly larger than $\varepsilon$: so the judge first asks, with deviations as small as that, which $\varepsilon$ a candidate uses, says at once that this one uses none (the column *eps*), and judges the rest by that. *x centred in place* returns the right numbers and destroys the caller's array; only a check that looks for that, or hands over a read-only array, can
 # see it. The columns without red wait for other mistakes: channels that are mixed up, a state that is kept between calls, memory that is laid out in another way.
 #
 # The last row has no red at all. With $\operatorname{sign}(0) = 1$ the result differs only where a $d_i$ is exactly 0, where $\lvert d\rvert$ has no derivative, and 1 is as good a choice as 0 there (any number from $-1$ to 1 is a *subgradient*). So the verdict is *correct under these conventions*.

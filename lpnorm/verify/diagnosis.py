@@ -37,18 +37,21 @@ def diagnose(
     wrong: Sequence[str],
     closely: float = 1.0,
     follows: Callable[[], set[str]] = set,
+    right: Sequence[Trial] = (),
 ) -> Diagnosis | None:
     """What gives the numbers of all these trials; None if there is nothing to say.
 
     wrong: the outputs that are. recognised: whether the first output is right under the
     conventions; if not, single mistakes in the forward are tried under every convention. closely:
     below 1, only one known mistake that is so much closer than `CLOSE`. follows: the gradients that
-    are those of the candidate's own forward: they are not wrong where that is.
+    are those of the candidate's own forward: they are not wrong where that is. right: trials that
+    are right, which tell apart what gives the same numbers in the others.
     """
     trials = [t for t in trials if t.got is not None and t.want is not None]
     if not trials:
         return None
     search = _Search(trials, conventions, closely)
+    search.right = [t for t in right if t.want is not None]
     search.measures = any({"telling", "axes"} & t.case.flags for t in trials)
     first = search.formula.outputs[0]
     spread = [conventions] if recognised else _conventions(conventions)
@@ -115,6 +118,7 @@ class _Search:
     """The catalogue against some trials. measures: whether these tell formulas apart."""
 
     measures = True
+    right: Sequence[Trial] = ()
 
     def __init__(self, trials: Sequence[Trial], conventions: Conventions, closely: float) -> None:
         case = trials[0].case
@@ -144,11 +148,31 @@ class _Search:
             best: tuple[float, Mistakes] = (np.inf, ())
             for mistakes in combined:
                 distance = self.distance(names, mistakes, meant, base)
-                if distance < 0.5 * best[0] and distance <= self.close:
+                if distance > self.close:
+                    continue
+                nearer = distance < 0.5 * best[0]
+                alike = best[1] and not nearer and distance <= 2 * best[0] + 1e-15
+                if alike and self.right:
+                    nearer = self.beside(names, base + mistakes, meant) < 0.5 * self.beside(
+                        names, base + best[1], meant
+                    )
+                if nearer:
                     best = (distance, mistakes)
             if best[1]:
                 return names, best[1], meant
         return None
+
+    def beside(self, names: tuple[str, ...], mistakes: Mistakes, meant: Conventions) -> float:
+        """How far the mistakes are from the trials that are right."""
+        worst = 0.0
+        for trial in self.right:
+            for name in (n for n in names if n in trial.outputs()):
+                value = trial.variant(meant, mistakes, name)
+                got = trial.values(name)[0]
+                if value is None or value.size != got.size:
+                    return np.inf
+                worst = max(worst, off(got, value.reshape(got.shape)))
+        return worst
 
     def explained(
         self, first: str, wrong: Sequence[str], pool: list[Mistake], spread: list[Conventions]

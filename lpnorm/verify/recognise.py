@@ -94,8 +94,9 @@ def recognise(
         estimate = _estimate(candidate, p, layout, dtype, groups, n, place, c)
         if place != "none" and not 0 < estimate < 1e3:
             continue
-        rounded = float(f"{estimate:.3g}") if place != "none" else 0.0
-        for eps_, single in ((rounded, False), (rounded, True), (estimate, False)):
+        rounded = float(f"{estimate:.3g}")
+        attempts = [(rounded, False), (rounded, True), (estimate, False)]
+        for eps_, single in attempts if place != "none" else [(0.0, False)]:
             tried = Conventions(p, place, c, eps_, single)
             again = _probes(candidate, p, layout, dtype, groups, n, tried.eps, False)
             if again is None or not best(again, [tried]):
@@ -224,7 +225,7 @@ def _probes(
     rows = cases.gaps(n, groups)
     plan = [(1.0, eps or 1e-5)]
     if candidate.takes_eps and not demanded:
-        plan += [(1.0, 0.25), (2.0**-10, 2.0**-10)]
+        plan += [(1.0, 0.25), (2.0**-10, 2.0**-10), (2.0**-10, 2.0**-7)]  # the last: a floor
     elif eps:
         powers = (
             {1.0, 0.5, 1.0 / p if p not in (0, np.inf) and not hasattr(p, "k") else 1.0}

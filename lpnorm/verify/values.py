@@ -58,6 +58,7 @@ class Values:
         self.modified: tuple[str, ...] = ()  # inputs that were written to
         self.eps_asked = False
         self.passed: set[str] = set()  # names of cases that are right in the widest dtype
+        self.right: list[Trial] = []  # telling trials that are
         self.widest = self.failed = ""  # dtypes: the first, and the first that is wrong
 
     def values(
@@ -73,6 +74,8 @@ class Values:
                 judge(trial, self.conventions)
         arithmetic, found = self.best_arithmetic(dtype, trials)
         yield from self.about(dtype, arithmetic, trials)
+        telling = (t for t in trials if "telling" in t.case.flags and id(t) in found)
+        self.right = [t for t in telling if not fails(found[id(t)])]
         said = self._diagnoses(trials, found)
         for trial in trials:
             case = trial.case
@@ -188,7 +191,7 @@ class Values:
         if not self.repeats:  # other numbers at every call: there is nothing to compare
             return said
         for search in range(3):
-            if not left or (search and not any("telling" in t.case.flags for t in left)):
+            if not left or (search and not any({"telling", "axes"} & t.case.flags for t in left)):
                 break  # what a found mistake leaves over in odd cases follows from it
             one = None if search else self._known(left, found)
             telling = _telling(left)
@@ -229,9 +232,8 @@ class Values:
             return None
         closely = closely if dtype == self.widest else 0.1 * closely
         once = list(dict.fromkeys(name for t in trials for name in wrong_of(found[id(t)])))
-        return diagnose(
-            trials, self.conventions, self.tightly, once, closely, lambda: self.follows(trials[0])
-        )
+        of = (trials, self.conventions, self.tightly, once, closely)
+        return diagnose(*of, lambda: self.follows(trials[0]), self.right)
 
     def _cancels(self, trial: Trial, found: list[Error]) -> bool:
         """Is it right but for what E[x^2] - E[x]^2 loses?
