@@ -123,8 +123,12 @@ def check(options: argparse.Namespace, command: str) -> int:
     for name in ("eps", "constant", "dtype", "axis", "ndim", "backend", "momentum", "running"):
         if getattr(options, name) is not None:
             given[name] = getattr(options, name)
-    if options.strict:
-        given["strict"] = True
+    for name in ("lr", "dampening", "weight_decay"):
+        if getattr(options, name) is not None:
+            given[name] = getattr(options, name)
+    for name in ("nesterov", "decoupled", "maximize", "strict"):
+        if getattr(options, name):
+            given[name] = True
     if given.get("constant") == "none":
         given["constant"] = None
     if isinstance(given.get("axis"), list):
@@ -182,7 +186,7 @@ def _check_vectors(options: argparse.Namespace) -> int:
     from lpnorm.verify.candidates import CannotRun
     from lpnorm.verify.vectors_check import check_vectors
 
-    for name in ("eps", "constant", "axis", "ndim", "backend", "momentum", "running"):
+    for name in ("eps", "constant", "axis", "ndim", "backend", "momentum", "running", "lr"):
         if getattr(options, name) is not None:
             return _could_not_run(options.target, f"--{name} is for code, vectors name their own")
     if options.strict:
@@ -259,7 +263,16 @@ def _add_check(commands: Any) -> None:
     )
     sub.add_argument("--ndim", type=int, help="how many axes x has (default: several are tried)")
     sub.add_argument("--backend", choices=("numpy", "cupy", "torch", "jax"))
-    sub.add_argument("--momentum", choices=("new", "kept"), help="what momentum must mean")
+    sub.add_argument(
+        "--momentum",
+        type=_momentum,
+        metavar="M",
+        help="what the momentum of running statistics must mean, new or kept; sgd: its number",
+    )
+    for name in ("--lr", "--dampening", "--weight-decay"):
+        sub.add_argument(name, type=float, metavar="X", help="a setting of sgd (default: its own)")
+    for name in ("--nesterov", "--decoupled", "--maximize"):
+        sub.add_argument(name, action="store_true", help="a setting of sgd (default: its own)")
     sub.add_argument("--running", choices=("scale", "variance", "reciprocal"))
     sub.add_argument(
         "--strict", action="store_true", help="exit status 1 for right values with limits, too"
@@ -268,6 +281,16 @@ def _add_check(commands: Any) -> None:
     sub.add_argument(
         "--timeout", type=_seconds, default=120.0, metavar="S", help="seconds (default: 120)"
     )
+
+
+def _momentum(text: str) -> str | float:
+    """new, kept or a number."""
+    if text in ("new", "kept"):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be new, kept or a number, got {text!r}") from None
 
 
 def _add_grade(commands: Any) -> None:

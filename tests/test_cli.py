@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from lpnorm import cli
+from lpnorm.cli import main
 from lpnorm.verify.__main__ import norm_named
 
 CANDIDATE = "def forward(x, gamma, beta, eps):\n    return x, None\n"
@@ -72,3 +73,31 @@ def test_the_help_of_check_states_what_a_candidate_looks_like(capsys):
     with pytest.raises(SystemExit):
         cli.main(["check", "--help"])
     assert "forward(x, gamma, beta, eps) -> y, cache" in " ".join(capsys.readouterr().out.split())
+
+
+PLAIN_SGD = """
+class SGD:
+    def __init__(self, parameters, lr=0.1, momentum=0.9):
+        self.parameters, self.lr, self.momentum = list(parameters), lr, momentum
+        self.buffers = [0.0 for _ in self.parameters]
+
+    def step(self):
+        for i, p in enumerate(self.parameters):
+            if p.grad is not None:
+                self.buffers[i] = self.momentum * self.buffers[i] + p.grad
+                p.data[...] = p.data - self.lr * self.buffers[i]
+"""
+
+
+def test_the_settings_of_sgd_are_given_on_the_command_line(tmp_path, capfd):
+    path = tmp_path / "plain.py"
+    path.write_text(PLAIN_SGD, encoding="utf-8")
+    line = ["check", f"{path}:SGD", "--layer", "sgd", "--lr", "0.1"]
+    assert main([*line, "--momentum", "0.9"]) == 0
+    assert main([*line, "--momentum", "0.5"]) == 1
+    assert "the last step counts 0.9 times in a step, 0.5 is right" in capfd.readouterr().out
+    assert main([*line, "--momentum", "0.9", "--weight-decay", "0.1"]) == 1
+    assert main([*line, "--momentum", "0.9", "--nesterov"]) == 1
+    with pytest.raises(SystemExit):
+        main([*line, "--momentum", "old"])
+    assert "must be new, kept or a number" in capfd.readouterr().err

@@ -141,7 +141,8 @@ class Report:
         def painted(word: str, status: str) -> str:
             return f"\033[{COLOURS[status]}m{word}\033[0m" if colour else word
 
-        lines = wrap(f"{self.layer}, p = {self.p}: {self.candidate}", 0)
+        norm = "" if self.p is None else f", p = {self.p}"
+        lines = wrap(f"{self.layer}{norm}: {self.candidate}", 0)
         lines += wrap("Taken: " + "; ".join(self.taken), 0, 7) if self.taken else []
         status = "passed" if self.ok else "failed"
         lines += [painted(line, status) for line in wrap("Verdict: " + self.verdict, 0, 9)]

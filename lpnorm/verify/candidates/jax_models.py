@@ -210,24 +210,24 @@ def maker(candidate: Any) -> tuple[Callable[[Case], Model], tuple[int, ...] | No
     The libraries are those that are imported: a candidate of theirs has them imported.
     """
     compiled: dict[Any, Any] = {}
-    starts = {"flax": _flax, "nnx": _nnx, "haiku": _haiku, "equinox": _equinox, "keras": None}
+    starts = {"flax": _flax, "nnx": _nnx, "haiku": _haiku, "equinox": _equinox, "keras": _keras}
 
     def make(case: Case) -> Model:
         with JaxLibrary().scope() if "jax" in sys.modules else theirs(), theirs():
             made = candidate if kind_of(candidate) else build(candidate, case.gamma.size)
             kind = kind_of(made)
             if kind == "keras":
-                return KerasModel(made if made is not candidate else _fresh(made), case)
+                backend = importlib.import_module("keras").backend.backend()
+                if backend == "torch":
+                    return KerasOnTorch(made, case)
+                if backend != "jax":
+                    raise Raised(f"Keras runs on {backend}: the judge takes jax and torch")
             start = starts.get(kind)
             if start is None:
                 raise Raised(f"{type(made).__name__} is no layer")
             return TreeModel(start(made, case), compiled, case)
 
     return make, None
-
-
-def _fresh(layer: Any) -> Any:
-    return type(layer).from_config(layer.get_config())
 
 
 def kind_of(thing: Any) -> str:
@@ -256,70 +256,72 @@ def _last(variables: Any) -> list[str]:
     return [str(v.path).rpartition("/")[2] for v in variables]
 
 
-class KerasModel(Model):
-    """A keras.Layer on the backend JAX or torch, through stateless_call."""
+def _rebuilt(layer: Any, case: Case) -> tuple[Any, Any]:
+    """A Keras layer of the case's dtype, built; and how to call it: stateless_call by names."""
+    made = type(layer).from_config({**layer.get_config(), "dtype": case.dtype})
+    if not made.built:
+        made.build(case.x.shape)
+    modes = "training" in inspect.signature(made.call).parameters
+
+    def apply(parameters: Any, state: Any, x: Any, train: bool) -> tuple[Any, Any]:
+        mode = {"training": train} if modes else {}
+        names, held = _last(made.trainable_variables), _last(made.non_trainable_variables)
+        given = [parameters[n] for n in names], [state[n] for n in held]  # a tree sorts its names
+        y, after = made.stateless_call(*given, x, **mode)
+        return y, dict(zip(held, after, strict=True))
+
+    return made, apply
+
+
+def _values(layer: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    both = layer.trainable_variables, layer.non_trainable_variables
+    parameters, state = (dict(zip(_last(v), (a.value for a in v), strict=True)) for v in both)
+    return parameters, state
+
+
+def _keras(layer: Any, case: Case) -> Start:
+    """A keras.Layer on JAX."""
+    made, apply = _rebuilt(layer, case)
+    return apply, *_values(made), f"Keras layer {type(layer).__name__}", layer
+
+
+class KerasOnTorch(Model):
+    """A keras.Layer on torch, through its stateless_call and torch's autograd."""
 
     def __init__(self, layer: Any, case: Case) -> None:
-        keras: Any = importlib.import_module("keras")
-
-        self.backend = keras.backend.backend()
-        if self.backend not in ("jax", "torch"):
-            raise Raised(
-                f"Keras runs on {self.backend}: the judge takes its backends jax and torch"
-            )
-        config = {**layer.get_config(), "dtype": case.dtype}
-        self.layer = type(layer).from_config(config)
-        if not self.layer.built:
-            self.layer.build(case.x.shape)
-        self.library: Any = JaxLibrary() if self.backend == "jax" else TorchLibrary()
+        self.layer, self.apply = _rebuilt(layer, case)
         self.kind = f"Keras layer {type(layer).__name__}"
         self.eps, self.momentum = _number(layer, "epsilon"), _number(layer, "momentum")
-        self.modes = "training" in inspect.signature(layer.call).parameters
-        self.values = [self.library.back(v.value) for v in self.layer.trainable_variables]
-        self.state = [self.library.back(v.value) for v in self.layer.non_trainable_variables]
+        library = TorchLibrary()
+        self.values, self.state = (
+            {name: library.back(a) for name, a in values.items()} for values in _values(self.layer)
+        )
 
     def parameters(self) -> dict[str, Array]:
-        return dict(zip(_last(self.layer.trainable_variables), self.values, strict=True))
+        return self.values
 
     def set(self, values: Mapping[str, Array]) -> None:
-        names = list(self.parameters())
-        self.values = [np.array(values.get(n, a)) for n, a in zip(names, self.values, strict=True)]
+        self.values = {**self.values, **values}
 
     def statistics(self) -> dict[str, Array]:
-        names = _last(self.layer.non_trainable_variables)
-        return {n: a for n, a in zip(names, self.state, strict=True) if a.dtype.kind == "f"}
+        return {name: a for name, a in self.state.items() if a.dtype.kind == "f"}
 
     def forward(self, x: Array, train: bool) -> tuple[Array, Pull]:
-        library = self.library
-        with library.scope(), theirs():
-            inputs = [library.to(np.array(a)) for a in (*self.values, x)]
-            if self.backend == "torch":
-                inputs = [a.requires_grad_(True) for a in inputs]
-            state = [library.to(np.array(a)) for a in self.state]
-
-            def call(*given: Any) -> Any:
-                mode = {"training": train} if self.modes else {}
-                return self.layer.stateless_call([*given[:-1]], state, given[-1], **mode)
-
-            y, after = call(*inputs)
+        torch: Any = importlib.import_module("torch")
+        library = TorchLibrary()
+        with theirs():
+            given = {name: library.to(a).requires_grad_(True) for name, a in self.values.items()}
+            state = {name: library.to(a) for name, a in self.state.items()}
+            tensor = library.to(x).requires_grad_(True)
+            y, after = self.apply(given, state, tensor, train)
             if train:
-                self.state = [library.back(a) for a in after]
-            names = list(self.parameters())
+                self.state = {name: library.back(a) for name, a in after.items()}
 
         def pull(dy: Array) -> tuple[Any, Mapping[str, Array]]:
-            with library.scope(), theirs():
-                upstream = library.to(dy)
-                if self.backend == "torch":
-                    torch: Any = importlib.import_module("torch")
-
-                    found = torch.autograd.grad(y, inputs, upstream.to(y.dtype), allow_unused=True)
-                else:
-                    jax: Any = importlib.import_module("jax")
-
-                    _, back = jax.vjp(lambda *given: call(*given)[0], *inputs)
-                    found = back(upstream.astype(y.dtype))
-                values = [None if a is None else library.back(a) for a in found]
-            gradients = zip(names, values[:-1], strict=True)
-            return values[-1], {n: a for n, a in gradients if a is not None}
+            with theirs():
+                wanted, upstream = [tensor, *given.values()], library.to(dy).to(y.dtype)
+                found = torch.autograd.grad(y, wanted, upstream, allow_unused=True)
+            dx, *rest = (None if a is None else library.back(a) for a in found)
+            return dx, {n: a for n, a in zip(given, rest, strict=True) if a is not None}
 
         return library.back(y), pull
