@@ -140,14 +140,20 @@ def test_one_value_leaves_nan_in_the_statistics():
 
         def forward(self, x):
             mean, var = self.running_mean, self.running_var
-            if self.training:
+            if self.training and (len(x) or self.empty):
                 mean, var = x.mean(0), x.var(0, unbiased=False)
                 with torch.no_grad():
                     self.running_mean += 0.1 * (mean - self.running_mean)
                     self.running_var += 0.1 * (x.var(0) - self.running_var)
             return self.weight * (x - mean) / torch.sqrt(var + self.eps) + self.bias
 
+        empty = False
+
     limited(Unbiased, "makes running_var NaN", p=2, ndim=2, dtype="float64")
+    Unbiased.empty = True
+    report = check(Unbiased, p=2, ndim=2, dtype="float64")
+    assert report.ok and len(report.limits) == 2, report
+    assert report.limits[0] == "an empty batch makes running_mean and running_var NaN for good"
 
 
 def test_a_weight_of_zeros():

@@ -25,7 +25,7 @@ def terms(v, g=1.0, middle=1.0, h=1.0, mean_h=1.0):
     return (g * v.g - middle * mean(v, v.g) - v.T * (h * v.h - mean_h * mean(v, v.h))) / v.s
 
 
-@pytest.mark.parametrize("p", [1, 1.5, math.inf])
+@pytest.mark.parametrize("p", [1, math.inf])
 @pytest.mark.parametrize(
     ("times", "words"),
     [
@@ -89,9 +89,7 @@ def test_a_name_that_float64_contradicts_is_not_spoken():
         return gamma * d / ((d * d).mean(0) + x.dtype.type(eps)) + beta
 
     report = check(squared, p=2, ndim=2)
-    assert report.diagnoses == [
-        "the root is missing: d is divided by the p-th moment instead of its p-th root"
-    ] or "eps" not in " ".join(report.diagnoses), report
+    assert report.diagnoses[0].startswith("the root is missing"), report
 
 
 def test_a_forgotten_eps_is_called_so():
@@ -138,7 +136,7 @@ def unnamed(count):
 
 
 def test_two_mistakes_are_both_named():
-    assert unnamed(10) <= 0.1
+    assert unnamed(5) == 0
 
 
 @pytest.mark.slow

@@ -199,7 +199,7 @@ def _measured(case: Case, got: Array) -> str:
     """Which terms of a step do not have the weight that the right step gives them, in numbers."""
     mine, right = _terms(case, got), _terms(case, weights.expected(case)["weights"])
     if mine is None or right is None:
-        return ""
+        return f"a step is no sum of {', '.join(TERMS)}, each so many times"
     off = abs(mine - right) > 1e-4 * (1 + abs(right))
     said = [
         f"{name} counts {_round(m)} times in a step, {_round(r)} is right"

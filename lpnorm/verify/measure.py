@@ -9,6 +9,7 @@ how often each is there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,15 +55,21 @@ def measured_first(trials: Sequence[Trial], conventions: Conventions) -> Diagnos
     formula = LAYERS[trials[0].case.layer].formula
     name = formula.outputs[0]
     words = fitted(trials, name, (), conventions) or pattern(trials, name, conventions)
+    if not words and name == "w":
+        words = _norm_of_w(trials, conventions)
     if words or name != "y" or trials[0].case.dtype not in FITS:
         return Diagnosis(words, formula.text(name)) if words else None
     close = FITS[trials[0].case.dtype]
+    said, often = [], _beta(trials, conventions)
+    if abs(often - 1) > 1e-6:
+        said.append(f"beta is in y {_number(often)} times")
     rows: list[tuple[Any, ...]] = []  # s, its value, C phi, eps, mean, its value, a group each
     for trial in (t for t in trials if t.case.n == trials[0].case.n):
         v = trial.run(conventions, ())
         got = None if trial.got is None else trial.got.y
         if v is None or got is None or got.shape != v.x.shape or not np.all(v.gamma):
             continue
+        v.beta = often * v.beta
         own, mu, left = _own_line(v)
         if not left <= 1e3 * close * (1 + abs(v.x_hat).max()):
             words = "y is no gamma (x - mean) / s + beta: within a group it is not a straight line "
@@ -72,7 +79,7 @@ def measured_first(trials: Sequence[Trial], conventions: Conventions) -> Diagnos
     if not rows:
         return None
     s, right, plain, eps, mean, middle = np.array(rows).T
-    said = [
+    said += [
         _parts(s, plain, eps, trials[0], conventions)
         or _power(s, right, trials[0])
         or _against(SCALE, s, right, trials[0]),
@@ -80,6 +87,50 @@ def measured_first(trials: Sequence[Trial], conventions: Conventions) -> Diagnos
     ]
     words = "; and ".join(filter(None, said))
     return Diagnosis(words, formula.text("mu", "s")) if words else None
+
+
+def _beta(trials: Sequence[Trial], conventions: Conventions) -> float:
+    """How often y holds beta: where the mean is subtracted, the mean of y over a channel is that,
+    whatever the mean of x. 1 where that cannot be told."""
+    pairs = []
+    for trial in trials:
+        v = trial.run(conventions, ()) if trial.case.layer == "batch_norm" else None
+        if v is None or trial.got is None or trial.got.y.shape != v.x.shape:
+            return 1.0
+        level = trial.got.y.astype("float64").mean(axis=v.axes, keepdims=True)
+        pairs += list(zip(level.ravel(), v.beta.ravel(), strict=True))
+    level, beta = np.array(pairs).T
+    often = float((level * beta).sum() / (beta * beta).sum())
+    apart = abs(level - often * beta).max()
+    return often if apart <= 1e3 * FITS[trials[0].case.dtype] * abs(beta).max() else 1.0
+
+
+def _norm_of_w(trials: Sequence[Trial], conventions: Conventions) -> str:
+    """The norm by which v was divided: so many times the right one, or more by some eps."""
+    own: list[float] = []
+    right: list[float] = []
+    close = FITS.get(trials[0].case.dtype, 0.0)
+    for trial in trials:
+        v = trial.run(conventions, ())
+        got = trial.got and trial.got.get("w")
+        if not close or v is None or got is None or got.shape != v.v.shape:
+            return ""
+        d, w = v.v.reshape(len(got), -1), got.astype("float64").reshape(len(got), -1)
+        a = (w * d).sum(axis=1) / (d * d).sum(axis=1)
+        if abs(w - a[:, None] * d).max() > 1e3 * close * abs(w).max():
+            return "w is not in the direction of v in each channel"
+        own += (v.g.ravel() / a).tolist()
+        right += v.S.ravel().tolist()
+    s, want, p = np.array(own), np.array(right), conventions.p
+    for words, power in (("added to S", 1), ("added under the root of S", p)):
+        more = s**power - want**power if power != math.inf else s
+        if np.ptp(more) <= 1e5 * close * abs(more).max():
+            return f"{np.median(more):.4g} is {words}, the norm: weight norm has no eps"
+    ratio = s / want
+    if np.ptp(ratio) <= 1e3 * close * abs(ratio).max():
+        return f"the norm S is {_number(float(np.median(ratio)))} times what it should be"
+    i = int(abs(s - want).argmax())
+    return f"the norm S is {s[i]:.6g} in a channel where {want[i]:.6g} is right"
 
 
 def _parts(s: Array, plain: Array, eps: Array, trial: Trial, conventions: Conventions) -> str:

@@ -99,7 +99,8 @@ def recognise(
         for eps_, single in attempts if place != "none" else [(0.0, False)]:
             tried = Conventions(p, place, c, eps_, single)
             again = _probes(candidate, p, layout, dtype, groups, n, tried.eps, False)
-            if again is None or not best(again, [tried]):
+            fit = best(again, [tried]) if again else None
+            if fit is None or (place == "none" and not fit[1]):  # eps^2 is near none in float16
                 continue
             used = tried.eps if asked is not None or candidate.takes_eps else None
             said = _words(tried, constant)

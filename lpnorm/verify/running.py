@@ -207,8 +207,10 @@ class Training:
             (np.ones(shape), "one value a channel (n = 1)"),
             (poisoned, "infinity in x"),
         ):
-            before = self.held()
             try:
+                self.model = self.judge.candidate.begin(self.case)
+                self.model.forward(self.batch(1).x, True)
+                before = self.held()
                 self.model.forward(x.astype(self.dtype), True)
             except Raised:
                 continue  # it refuses, as it may

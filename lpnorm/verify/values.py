@@ -107,6 +107,10 @@ class Values:
         detail = "; ".join(str(e) for e in worst if not e.fraction <= 1)
         if one is None and not self.values_wrong and self._cancels(trial, worst):
             return Check(name, "limited", case.why, detail, ONE_PASS)
+        if self._eps_vanishes(trial, worst):
+            words = f"in {case.dtype} eps vanishes: a constant channel gives NaN, though not in "
+            words += self.widest
+            return Check(name, "limited", case.why, detail, words)
         hint = ""
         if one is None and not self.values_wrong:
             hint = next((words for flag, words in HINTS.items() if flag in case.flags), "")
@@ -118,6 +122,13 @@ class Values:
             one = replace(one, words="; ".join(filter(None, [one.words, where])))
         one = one or Diagnosis(hint)
         return Check(name, "failed", case.why, detail, one.words, one.compare, general=bool(hint))
+
+    def _eps_vanishes(self, trial: Trial, worst: list[Error]) -> bool:
+        """Nothing but NaN where all of a group is equal, in a narrower dtype, with its own eps."""
+        case = trial.case
+        here = bool({"constant-channel", "mixed", "n=1"} & case.flags) and not self.eps_asked
+        lost = all(np.isinf(e.fraction) for e in worst if not e.fraction <= 1)
+        return here and lost and case.dtype != self.widest and case.name in self.passed
 
     def _narrow(self, worst: list[Error]) -> str:
         lost = [e.name for e in worst if np.isinf(e.fraction)]
