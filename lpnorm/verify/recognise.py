@@ -66,10 +66,9 @@ def recognise(
     constant: Any,
 ) -> Recognised:
     """eps, constant: what was asked for; None and the string "any" where nothing was."""
-    n = candidate.size or cases.typical(p)
-    rows = cases.gaps(n, groups)
+    ask = _Ask(candidate, p, layout, dtype, groups)
     asked = candidate.eps if eps is None else eps
-    probing = _probes(candidate, p, layout, dtype, groups, n, asked, eps is not None)
+    probing = ask.probes(asked, eps is not None)
     known = constants(p) if constant == "any" else [constant]
     own = None if candidate.takes_eps else asked
     usual = Conventions(p, default_place(p), known[0], own)
@@ -77,7 +76,7 @@ def recognise(
         return Recognised(usual, False)
     if own is not None or candidate.takes_eps:
         # an eps that was asked for, given, or is the module's own must be used
-        for constants_ in (known, _others(p, n, known)):
+        for constants_ in (known, _others(p, ask.n, known)):
             formulas = _formulas(p, constants_, own != 0)
             found = best(probing, [Conventions(p, place, c, own) for c, place in formulas])
             if found is None or (constants_ != known and not found[1]):
@@ -86,29 +85,22 @@ def recognise(
             if formula.eps == 0:
                 formula = replace(formula, place="none")
             said = _words(formula, constant)
-            if dtype == "float64" and _single(candidate, formula, layout, rows):
+            if dtype == "float64" and ask.rounds_eps(formula):
                 formula = replace(formula, single=True)
                 said.append("eps is rounded to float32")
             return Recognised(formula, True, None, said, tightly, constants_ != known)
     for c, place in _formulas(p, known, False):  # an eps of its own
-        estimate = _estimate(candidate, p, layout, dtype, groups, n, place, c)
-        if place != "none" and not 0 < estimate < 1e3:
-            continue
-        rounded = float(f"{estimate:.3g}")
-        attempts = [(rounded, False), (rounded, True), (estimate, False)]
-        for eps_, single in attempts if place != "none" else [(0.0, False)]:
-            tried = Conventions(p, place, c, eps_, single)
-            again = _probes(candidate, p, layout, dtype, groups, n, tried.eps, False)
+        for tried in ask.own_eps(place, c):
+            again = ask.probes(tried.eps, False)
             fit = best(again, [tried]) if again else None
             if fit is None or (place == "none" and not fit[1]):  # eps^2 is near none in float16
                 continue
             used = tried.eps if asked is not None or candidate.takes_eps else None
             said = _words(tried, constant)
             if used is None and place != "none":
-                said.append(f"eps is {tried.eps:.6g}" + ", rounded to float32" * single)
+                said.append(f"eps is {tried.eps:.6g}" + ", rounded to float32" * tried.single)
             return Recognised(tried, True, used, said)
-    measured = _of_few_digits(usual, candidate, layout, dtype, groups, n, asked, constant)
-    return measured or Recognised(usual, False)
+    return _of_few_digits(ask, usual, asked, constant) or Recognised(usual, False)
 
 
 # How far off a constant is meant to be the right one (four digits), and is still a constant: the
@@ -117,24 +109,16 @@ FEW_DIGITS, OTHER = 1e-4, 1e-2
 
 
 def _of_few_digits(
-    usual: Conventions,
-    candidate: Candidate,
-    layout: Layout,
-    dtype: str,
-    groups: int,
-    n: int,
-    eps: float | None,
-    constant: Any,
+    ask: _Ask, usual: Conventions, eps: float | None, constant: Any
 ) -> Recognised | None:
     """A constant like 1.2533, None if y is something else.
 
     On deviations of 2^30 eps is nothing, and y = gamma d / (C phi) + beta gives C = s / phi.
     """
-    p = usual.p
-    if dtype != "float64" or not isinstance(p, (int, float)) or p in (2, np.inf):
+    p, n = usual.p, ask.n
+    if ask.dtype != "float64" or not isinstance(p, (int, float)) or p in (2, np.inf):
         return None
-    d, s = _scale_of(candidate, layout, cases.gaps(n, groups) * 2.0**30, dtype)
-    phi = row_statistic(d, p)[:, 0]
+    phi, s = ask.scale(2.0**30)
     measured = float(np.median(s / phi)) if s is not None else np.nan
     right = usual.c(n)
     off = abs(measured / right - 1)
@@ -147,19 +131,14 @@ def _of_few_digits(
             break
     same = off <= FEW_DIGITS and constant == "any"
     for place in ("added", "root", "statistic", "none"):
-        estimate = float(
-            f"{_estimate(candidate, p, layout, dtype, groups, n, place, measured):.3g}"
-        )
-        for own in [0.0] if place == "none" else [usual.eps, estimate]:
-            if own is not None and not 0 <= own < 1e3:
-                continue
-            tried = Conventions(p, place, measured, own)
-            probing = _probes(candidate, p, layout, dtype, groups, n, own, False)
+        usually = [] if place == "none" else [Conventions(p, place, measured, usual.eps)]
+        for tried in [*usually, *ask.own_eps(place, measured)]:
+            probing = ask.probes(tried.eps, False)
             if probing is None or best(probing, [tried]) is None:
                 continue
             said = [f"the constant is {measured:.8g} ({right:.8g} to more digits)"]
-            if own and own != eps:
-                said.append(f"eps is {own:.6g}")
+            if tried.eps and tried.eps != eps:
+                said.append(f"eps is {tried.eps:.6g}")
             return Recognised(tried, True, said=said if same else [], other_constant=not same)
     return None
 
@@ -173,25 +152,118 @@ def _others(p: Any, n: int, known: list[Any]) -> list[Any]:
     ]
 
 
-def _single(candidate: Candidate, formula: Conventions, layout: Layout, rows: Array) -> bool:
-    """Was eps rounded to float32? Seen in float64, where the deviations are as small as eps."""
-    eps = 1e-5 if formula.eps is None else formula.eps
-    if formula.place == "none" or eps == float(np.float32(eps)):
-        return False
-    power = {"root": 2, "moment": formula.p}.get(formula.place, 1)
-    small = 2.0 ** np.round(np.log2(eps) / power)
-    case = cases.build("probe", "", rows * small, layout, "float64", eps)
-    try:
-        y = candidate.run(case, False).y
-    except Raised:
-        return False
-    fits = []
-    for each in (formula, replace(formula, single=True)):
-        of = seen(candidate, case)
-        want = expected(of, each)
-        limit = 2 * limits(of, want, each, arithmetics("float64")[-1])["y"]
-        fits.append(y.shape == limit.shape and bool(np.all(abs(y - want.y) <= limit)))
-    return fits == [False, True]
+@dataclass(frozen=True)
+class _Ask:
+    """Asks a candidate for y, on random rows of some size."""
+
+    candidate: Candidate
+    p: Any
+    layout: Layout
+    dtype: str
+    groups: int
+
+    @property
+    def n(self) -> int:
+        return self.candidate.size or cases.typical(self.p)
+
+    def y(self, size: float, eps: float, shift: bool = True) -> tuple[Case, Array] | None:
+        """A case of rows times size, as the candidate sees it, and its y; None if it raises or
+        gives another shape. shift False: beta is 0."""
+        rows = cases.gaps(self.n, self.groups) * size
+        case = cases.build("probe", "", rows, self.layout, self.dtype, eps)
+        case = case if shift else case.but(beta=np.zeros_like(case.beta))
+        try:
+            y = self.candidate.run(case, False).y
+        except Raised:
+            return None
+        if y is None or y.shape != case.x.shape:
+            return None
+        return seen(self.candidate, case), y.astype("float64")
+
+    def probes(self, eps: float | None, demanded: bool) -> list[tuple[Case, Array]] | None:
+        """Cases in which the place and size of eps show; None if one of them is refused."""
+        p, plan = self.p, [(1.0, eps or 1e-5)]
+        if self.candidate.takes_eps and not demanded:  # the last: a floor
+            plan += [(1.0, 0.25), (2.0**-10, 2.0**-10), (2.0**-10, 2.0**-7)]
+        elif eps:
+            finite = isinstance(p, (int, float)) and np.isfinite(p)
+            least = 2.0**-8 if self.dtype == "float16" else 2.0**-60
+            for power in sorted({1.0, 0.5, 1.0 / p if finite else 1.0}):
+                plan.append((max(2.0 ** np.round(np.log2(eps**power)), least), eps))
+        found = []
+        for size, each in plan:
+            if (one := self.y(size, each)) is None:
+                return None
+            found.append(one)
+        return found
+
+    def scale(self, size: float) -> tuple[Array, Array | None]:
+        """phi of each row, and what the row is divided by; None if it raises.
+
+        beta is 0, or it hides what y has of x."""
+        d = cases.gaps(self.n, self.groups) * size
+        d = d - d.mean(axis=1, keepdims=True)
+        phi = row_statistic(d, self.p)[:, 0]
+        if (one := self.y(size, 1e-5, shift=False)) is None:
+            return phi, None
+        case, y = one
+        wide = [self.layout.wide(a.astype("float64"), y.shape) for a in (case.gamma, case.beta)]
+        x_hat = self.layout.rows((y - wide[1]) / wide[0])
+        with np.errstate(all="ignore"):
+            return phi, (d * d).sum(axis=1) / (x_hat * d).sum(axis=1)
+
+    def own_eps(self, place: str, constant: Any) -> Iterator[Conventions]:
+        """With an eps of its own: as it was written (three digits), in float32, or as it is."""
+        p = self.p
+        if place == "none":
+            yield Conventions(p, place, constant, 0.0)
+            return
+        estimate = self._estimate(place, constant)
+        if 0 < estimate < 1e3:
+            rounded = float(f"{estimate:.3g}")
+            yield Conventions(p, place, constant, rounded)
+            yield Conventions(p, place, constant, rounded, single=True)
+            yield Conventions(p, place, constant, estimate)
+
+    def _estimate(self, place: str, constant: Any) -> float:
+        """eps from y on deviations so small that only eps is left of the scale, 0 where they are
+        the scale at any size; nan if it fails. A module may not let beta be set, so the deviations
+        are no smaller than they have to be."""
+        if self.dtype == "float16":
+            return float("nan")
+        p, c = self.p, Conventions(self.p, place, constant).c(self.n)
+        for tiny in (2.0**-40, 2.0**-52):
+            phi, s = self.scale(tiny)
+            if s is None:
+                return float("nan")
+            if np.median(abs(s)) > 16 * c * tiny:
+                break
+        else:
+            return 0.0
+        with np.errstate(all="ignore"):  # what is left of s without phi
+            eps = {
+                "root": s**2 - (c * phi) ** 2,
+                "moment": (s / c) ** p - phi**p if place == "moment" else s,
+                "statistic": s / c - phi,
+                "floor": s,
+            }.get(place, s - c * phi)
+        return float(np.median(eps))
+
+    def rounds_eps(self, formula: Conventions) -> bool:
+        """Was eps rounded to float32? Seen where the deviations are as small as eps."""
+        eps = 1e-5 if formula.eps is None else formula.eps
+        if formula.place == "none" or eps == float(np.float32(eps)):
+            return False
+        power = {"root": 2, "moment": formula.p}.get(formula.place, 1)
+        if (one := self.y(2.0 ** np.round(np.log2(eps) / power), eps)) is None:
+            return False
+        case, y = one
+        fits = []
+        for each in (formula, replace(formula, single=True)):
+            want = expected(case, each)
+            limit = 2 * limits(case, want, each, arithmetics("float64")[-1])["y"]
+            fits.append(bool(np.all(abs(y - want.y) <= limit)))
+        return fits == [False, True]
 
 
 def _formulas(p: Any, known: list[Any], strict: bool) -> Iterator[tuple[Any, str]]:
@@ -210,42 +282,6 @@ def _words(found: Conventions, constant: Any) -> list[str]:
     if named != "paper" and constant == "any" and not isinstance(named, float):
         said.append(CONSTANTS[named])
     return said
-
-
-def _probes(
-    candidate: Candidate,
-    p: Any,
-    layout: Layout,
-    dtype: str,
-    groups: int,
-    n: int,
-    eps: float | None,
-    demanded: bool,
-) -> list[tuple[Case, Array]] | None:
-    """Cases and the candidate's y for them; None if it raises or gives another shape."""
-    rows = cases.gaps(n, groups)
-    plan = [(1.0, eps or 1e-5)]
-    if candidate.takes_eps and not demanded:
-        plan += [(1.0, 0.25), (2.0**-10, 2.0**-10), (2.0**-10, 2.0**-7)]  # the last: a floor
-    elif eps:
-        powers = (
-            {1.0, 0.5, 1.0 / p if p not in (0, np.inf) and not hasattr(p, "k") else 1.0}
-            if (isinstance(p, (int, float)))
-            else {1.0, 0.5}
-        )
-        least = 2.0**-8 if dtype == "float16" else 2.0**-60
-        plan += [(max(2.0 ** np.round(np.log2(eps**q)), least), eps) for q in sorted(powers)]
-    found = []
-    for scale, each in plan:
-        case = cases.build("probe", "", rows * scale, layout, dtype, each)
-        try:
-            y = candidate.run(case, False).y
-        except Raised:
-            return None
-        if y.shape != case.x.shape:
-            return None
-        found.append((seen(candidate, case), y.astype("float64")))
-    return found
 
 
 def best(
@@ -275,59 +311,3 @@ def best(
         if tight < nearest[0]:
             nearest = (tight, formula)
     return (nearest[1], False) if nearest[1] is not None else None
-
-
-def _estimate(
-    candidate: Candidate,
-    p: Any,
-    layout: Layout,
-    dtype: str,
-    groups: int,
-    n: int,
-    place: str,
-    constant: Any,
-) -> float:
-    """eps from y on deviations so small that only eps is left of the scale, 0 where they are the
-    scale at any size; nan if it fails. beta is 0, or it hides what y has of x; a module may not let
-    it be set, so the deviations are no smaller than they have to be."""
-    if dtype == "float16":
-        return float("nan")
-    c = Conventions(p, place, constant).c(n)
-    for tiny in (2.0**-40, 2.0**-52):
-        d, s = _scale_of(candidate, layout, cases.gaps(n, groups) * tiny, dtype)
-        if s is None:
-            return float("nan")
-        phi = row_statistic(d, p)[:, 0]
-        if np.median(abs(s)) > 16 * c * tiny:
-            break
-    else:
-        return 0.0
-    with np.errstate(all="ignore"):  # what is left of s without phi
-        eps = {
-            "root": s**2 - (c * phi) ** 2,
-            "moment": (s / c) ** p - phi**p if place == "moment" else s,
-            "statistic": s / c - phi,
-            "floor": s,
-        }.get(place, s - c * phi)
-    return float(np.median(eps))
-
-
-def _scale_of(
-    candidate: Candidate, layout: Layout, rows: Array, dtype: str
-) -> tuple[Array, Array | None]:
-    """The deviations of these rows, and what each row is divided by; None if it raises."""
-    case = cases.build("probe", "", rows, layout, dtype, 1e-5)
-    case = case.but(beta=np.zeros_like(case.beta))
-    d = layout.rows(case.x.astype("float64"))
-    d = d - d.mean(axis=1, keepdims=True)
-    try:
-        y = candidate.run(case, False).y.astype("float64")
-    except Raised:
-        return d, None
-    if y.shape != case.x.shape:
-        return d, None
-    case = seen(candidate, case)
-    wide = [layout.wide(a.astype("float64"), y.shape) for a in (case.gamma, case.beta)]
-    x_hat = layout.rows((y - wide[1]) / wide[0])
-    with np.errstate(all="ignore"):
-        return d, (d * d).sum(axis=1) / (x_hat * d).sum(axis=1)
