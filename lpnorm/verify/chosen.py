@@ -1,8 +1,7 @@
-"""The numbers that are chosen, not derived, each with its reason.
+"""The numbers that are chosen, not derived, and that a verdict or a name hangs on, with reasons.
 
-Bounds of values and gradients are derived (`bounds`); these are what is left. None is near what it
-separates: right code stays below a tenth of each, and the mistakes of the catalogue are a hundred
-times beyond it in float64.
+Bounds of values and gradients are derived (`bounds`). Thresholds that choose between two sentences
+about a failure stand where the sentences do.
 """
 
 from __future__ import annotations
@@ -39,9 +38,22 @@ EVALUATION = 64.0
 # where s comes through a root of a rounded square.
 EVALUATION_GRADIENT = 24.0
 
+# A gradient is that of a candidate's own forward: central differences with h = 2^-16 are good to
+# h^2 and to rounding / h, both about 1e-9 of the terms.
+FOLLOWS = 1e-6
+
+# Conventions: y is within so many bounds of the exact sums to be told tightly, of the least exact
+# ones to be told at all (a probe is one case of many, in one order of operations more); below LEAST
+# of y float64's own conversions show. A constant is meant to be the right one to four digits;
+# beyond a hundredth it is another.
+TIGHT, LOOSE, LEAST = 2.0, 4.0, 1e-9
+FEW_DIGITS, OTHER_CONSTANT = 1e-4, 1e-2
+
 # Mistakes: how closely one must give a candidate's numbers, as a fraction of the largest of them
 # (rounding in the dtype over n terms is a hundredth of it), and of what the mistake itself changes.
 CLOSE = {"float64": 1e-8, "float32": 5e-4, "float16": 6e-2}
 EXPLAINS = 0.2
 # Fits: the remainder that is rounding; float16 tells too little.
 FITS = {"float64": 1e-9, "float32": 1e-5}
+# Two numbers are the same one in words: a factor and n / (n - 1), say.
+SAME = {"float64": 1e-7, "float32": 1e-4, "float16": 1e-2}

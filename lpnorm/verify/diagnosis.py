@@ -50,9 +50,7 @@ def diagnose(
     trials = [t for t in trials if t.got is not None and t.want is not None]
     if not trials:
         return None
-    search = _Search(trials, conventions, closely)
-    search.right = [t for t in right if t.want is not None]
-    search.measures = any({"telling", "axes"} & t.case.flags for t in trials)
+    search = _Search(trials, conventions, closely, right)
     first = search.formula.outputs[0]
     spread = [conventions] if recognised else _conventions(conventions)
     pool = search.pool
@@ -115,13 +113,19 @@ def explains(
 
 
 class _Search:
-    """The catalogue against some trials. measures: whether these tell formulas apart."""
+    """The catalogue against some trials. measures: whether these tell formulas apart (weight norms
+    and SGD have no others)."""
 
-    measures = True
-    right: Sequence[Trial] = ()
-
-    def __init__(self, trials: Sequence[Trial], conventions: Conventions, closely: float) -> None:
+    def __init__(
+        self,
+        trials: Sequence[Trial],
+        conventions: Conventions,
+        closely: float,
+        right: Sequence[Trial] = (),
+    ) -> None:
         case = trials[0].case
+        self.right = [t for t in right if t.want is not None]
+        self.measures = any({"telling", "axes"} & t.case.flags for t in trials)
         self.trials, self.conventions = trials, conventions
         self.formula: Formula = LAYERS[case.layer].formula
         self.pool = applying(self.formula, case.layer, conventions.p)

@@ -84,7 +84,8 @@ class Formula:
 
 
 def row_statistic(d: Array, p: Any) -> Array:
-    """(mean |d|^p)^(1/p), max |d|, the mean of the k largest |d|, or max d - min d of each row."""
+    """(mean |d|^p)^(1/p), max |d|, the mean of the k largest |d|, or max d - min d of each row:
+    (groups, n) to (groups, 1), float64 (Hoffer et al. 2018, equations (5) and (6))."""
     if type(p).__name__ == "Range":
         return np.asarray(d.max(axis=1, keepdims=True) - d.min(axis=1, keepdims=True))
     size = abs(d)
@@ -98,7 +99,13 @@ def row_statistic(d: Array, p: Any) -> Array:
 
 
 def row_gradient(d: Array, p: Any) -> Array:
-    """The gradient of `row_statistic` by d; ties share equally, sign(0) = 0, and 0 where phi is."""
+    """The gradient of `row_statistic` by d, (groups, n).
+
+    Finite p: from phi^p = mean |d|^p follows p phi^(p-1) dphi/dd_i = p |d_i|^(p-1) sign(d_i) / n,
+    so dphi/dd_i = sign(d_i) (|d_i| / phi)^(p-1) / n. Top-k, infinity (k = 1): sign(d_i) / k on the
+    k largest; Range: +1 at the maximum, -1 at the minimum. Ties share equally, sign(0) = 0, and
+    where phi is 0 so is the gradient.
+    """
     if type(p).__name__ == "Range":
         top, low = d == d.max(axis=1, keepdims=True), d == d.min(axis=1, keepdims=True)
         high, deep = (e / e.sum(axis=1, keepdims=True) for e in (top, low))
@@ -254,7 +261,8 @@ NORM = Formula(
 )
 
 # ---- weight norm and bounded weight norm --------------------------------------------------------
-# Given: v, dw, g (rho), broadcastable to v, p, reduced (all axes but the channels').
+# Given: v, dw, g (rho), broadcastable to v, p, reduced (all axes but the channels'). Weight norm:
+# Salimans & Kingma 2016; bounded: Hoffer et al. 2018, section 5. dv: `lpnorm.weightnorm`.
 
 
 def count(v: SimpleNamespace) -> int:
@@ -313,7 +321,7 @@ WEIGHT = Formula(
 )
 
 # ---- SGD ----------------------------------------------------------------------------------------
-# Given: w_old, b_old, gradient, first, and the settings.
+# Given: w_old, b_old, gradient, first, and the settings. The steps of torch.optim.SGD.
 
 SGD = Formula(
     (

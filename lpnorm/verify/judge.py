@@ -66,7 +66,7 @@ def check(
 
     Returns a Report; str() of it is for people. A candidate that cannot be run at all gives
     verdict "could not run". Raises ValueError or TypeError for wrong arguments of its own, also for
-    one that has no part in the layer.
+    one that has no part in the layer; JudgeError, which is none of these, for a fault of the judge.
     """
     if layer not in LAYERS:
         raise ValueError(f"layer must be one of {', '.join(LAYERS)}, got {layer!r}")

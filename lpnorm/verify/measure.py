@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm.verify.chosen import FITS
+from lpnorm.verify.chosen import FITS, SAME
 from lpnorm.verify.formula import rows_of
 from lpnorm.verify.layers import LAYERS
 from lpnorm.verify.mistakes import Mistake
@@ -122,13 +122,13 @@ def _norm_of_w(trials: Sequence[Trial], conventions: Conventions) -> str:
         own += (v.g.ravel() / a).tolist()
         right += v.S.ravel().tolist()
     s, want, p = np.array(own), np.array(right), conventions.p
-    for words, power in (("added to S", 1), ("added under the root of S", p)):
-        more = s**power - want**power if power != math.inf else s
-        if np.ptp(more) <= 1e5 * close * abs(more).max():
-            return f"{np.median(more):.4g} is {words}, the norm: weight norm has no eps"
     ratio = s / want
     if np.ptp(ratio) <= 1e3 * close * abs(ratio).max():
         return f"the norm S is {_number(float(np.median(ratio)))} times what it should be"
+    for words, power in (("added to S", 1), ("added under the root of S", p)):
+        more = s**power - want**power if power != math.inf else ratio
+        if np.ptp(more) <= 1e5 * close * abs(more).max():
+            return f"{np.median(more):.4g} is {words}, the norm: weight norm has no eps"
     i = int(abs(s - want).argmax())
     return f"the norm S is {s[i]:.6g} in a channel where {want[i]:.6g} is right"
 
@@ -286,7 +286,7 @@ def _known_number(factor: float, trial: Trial, conventions: Conventions) -> str:
         "k": k,
         "1 / k": 1 / k,
     }
-    close = {"float64": 1e-7, "float32": 1e-4, "float16": 1e-2}[case.dtype]
+    close = SAME[case.dtype]
     for words, value in known.items():
         if value not in (1, 0) and abs(abs(factor) - value) <= close * value:
             return f" ({'-' if factor < 0 else ''}{words})"
@@ -302,7 +302,7 @@ def pattern(trials: Sequence[Trial], name: str, conventions: Conventions) -> str
     got, want = trial.values(name)
     if got.shape != want.shape or not np.all(np.isfinite(got)) or not np.any(want):
         return ""
-    close = {"float64": 1e-7, "float32": 1e-4, "float16": 1e-2}[trial.case.dtype]
+    close = SAME[trial.case.dtype]
     if not np.any(got):
         return f"{name} is zero everywhere"
     for narrow in ("float16", "float32"):
@@ -335,11 +335,11 @@ def pattern(trials: Sequence[Trial], name: str, conventions: Conventions) -> str
     return ""
 
 
-def _alike(a: Array, b: Array) -> bool:
-    """Are two rows of shapes the same up to a factor and a constant in each?"""
+def _times(a: Array, b: Array) -> tuple[Array, float]:
+    """How many times b's deviations a's are, row by row, and the largest remainder."""
     a, b = (q - q.mean(axis=1, keepdims=True) for q in (a, b))
     slope = (a * b).sum(axis=1, keepdims=True) / ((b * b).sum(axis=1, keepdims=True) + 1e-300)
-    return bool(abs(a - slope * b).max() <= 1e-9 * (abs(a).max() + 1e-300))
+    return slope, float(abs(a - slope * b).max())
 
 
 def shape_of_h(trials: Sequence[Trial], name: str, base: Mistakes, meant: Conventions) -> str:
@@ -365,23 +365,16 @@ def shape_of_h(trials: Sequence[Trial], name: str, base: Mistakes, meant: Conven
         "d at the largest |d| alone": np.sign(d) * (abs(d) == abs(d).max(axis=1, keepdims=True)),
         "1 at the largest d alone": 1.0 * (d == d.max(axis=1, keepdims=True)),
     }
-    shapes = {
-        words: shape
-        for words, shape in shapes.items()
-        if not _alike(shape, rows_of(np.broadcast_to(v.h, v.x.shape), v.axes))
-    }
-    size = abs(through).max()
-    for words, shape in shapes.items():
-        a, b = (q - q.mean(axis=1, keepdims=True) for q in (through, shape))
-        slope = (a * b).sum(axis=1, keepdims=True) / ((b * b).sum(axis=1, keepdims=True) + 1e-300)
-        if abs(a - slope * b).max() <= 1e2 * FITS[trial.case.dtype] * size:
-            return f"the gradient of the scale in dx has the shape of {words} over a group"
     h = rows_of(np.broadcast_to(v.h, v.x.shape), v.axes)
-    a, b = (q - q.mean(axis=1, keepdims=True) for q in (through, h))
-    slope = (a * b).sum(axis=1, keepdims=True) / ((b * b).sum(axis=1, keepdims=True) + 1e-300)
-    part = abs(a - slope * b).max() / abs(rows_of(v.s * v.dx, v.axes)).max()
+    slack = 1e2 * FITS[trial.case.dtype] * abs(through).max()
+    for words, shape in shapes.items():
+        right = _times(shape, h)[1] <= 1e-9 * abs(shape).max()  # that of this norm itself
+        if not right and _times(through, shape)[1] <= slack:
+            return f"the gradient of the scale in dx has the shape of {words} over a group"
+    own, left = _times(through, h)
+    part = left / abs(rows_of(v.s * v.dx, v.axes)).max()
     if part <= 1e2 * FITS[trial.case.dtype]:
-        t, own = rows_of(np.broadcast_to(v.T, v.x.shape), v.axes)[:, :1], slope
+        t = rows_of(np.broadcast_to(v.T, v.x.shape), v.axes)[:, :1]
         i = int(abs(own - t).argmax())
         if abs(own - t).max() > 1e-6 * abs(t).max():
             return f"T in dx is {own[i, 0]:.6g} in a group where {t[i, 0]:.6g} is right"

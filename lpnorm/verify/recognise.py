@@ -15,6 +15,7 @@ import numpy as np
 from lpnorm.verify import cases
 from lpnorm.verify.candidates.common import Candidate, Raised
 from lpnorm.verify.cases import Case, Layout
+from lpnorm.verify.chosen import FEW_DIGITS, LEAST, LOOSE, OTHER_CONSTANT, TIGHT
 from lpnorm.verify.formula import row_statistic
 from lpnorm.verify.reference import (
     Conventions,
@@ -103,17 +104,13 @@ def recognise(
     return _of_few_digits(ask, usual, asked, constant) or Recognised(usual, False)
 
 
-# How far off a constant is meant to be the right one (four digits), and is still a constant: the
-# catalogue's mistakes (n - 1 for n, the constant twice or not at all) are further off, or counted
-FEW_DIGITS, OTHER = 1e-4, 1e-2
-
-
 def _of_few_digits(
     ask: _Ask, usual: Conventions, eps: float | None, constant: Any
 ) -> Recognised | None:
     """A constant like 1.2533, None if y is something else.
 
-    On deviations of 2^30 eps is nothing, and y = gamma d / (C phi) + beta gives C = s / phi.
+    On deviations of 2^30 eps is nothing, and y = gamma d / (C phi) + beta gives C = s / phi. The
+    catalogue's mistakes (the constant twice or not at all) are further off, n - 1 for n is counted.
     """
     p, n = usual.p, ask.n
     if ask.dtype != "float64" or not isinstance(p, (int, float)) or p in (2, np.inf):
@@ -123,7 +120,9 @@ def _of_few_digits(
     right = usual.c(n)
     off = abs(measured / right - 1)
     counted = [(n / (n - 1)) ** (sign / q) for sign in (1, -1) for q in (1, p)]  # another count
-    if not 1e-12 < off <= OTHER or any(abs(measured / right / k - 1) < 1e-9 for k in counted):
+    if not 1e-12 < off <= OTHER_CONSTANT or any(
+        abs(measured / right / k - 1) < 1e-9 for k in counted
+    ):
         return None
     for digits in range(3, 12):  # as it was written, if it was
         if abs(round(measured, digits) / measured - 1) < 1e-14:
@@ -261,7 +260,7 @@ class _Ask:
         fits = []
         for each in (formula, replace(formula, single=True)):
             want = expected(case, each)
-            limit = 2 * limits(case, want, each, arithmetics("float64")[-1])["y"]
+            limit = TIGHT * limits(case, want, each, arithmetics("float64")[-1])["y"]
             fits.append(bool(np.all(abs(y - want.y) <= limit)))
         return fits == [False, True]
 
@@ -295,10 +294,10 @@ def best(
         for case, y in probing:
             with np.errstate(all="ignore"):
                 want = expected(case, formula)
-                off, least = abs(y - want.y), 1e-9 * abs(want.y)
+                off, least = abs(y - want.y), LEAST * abs(want.y)
                 few, many = arithmetics(case.dtype)[0], arithmetics(case.dtype)[-1]
-                for_tight = np.maximum(2 * limits(case, want, formula, few)["y"], least)
-                for_loose = np.maximum(4 * limits(case, want, formula, many)["y"], least)
+                for_tight = np.maximum(TIGHT * limits(case, want, formula, few)["y"], least)
+                for_loose = np.maximum(LOOSE * limits(case, want, formula, many)["y"], least)
                 tight = max(tight, float(np.max(off / for_tight)))
                 loose = max(loose, float(np.max(off / for_loose)))
             if not loose <= 1:

@@ -243,24 +243,18 @@ class Training:
         if nearest <= 1:  # in float16 several fit: the first that is about as near as the nearest
             return next(each for off, each in follows if off <= max(2 * nearest, 0.02))
         for q in quantities:
-            for how in (self._corrected, self._seeded):
-                if (found := how(values, [b[q] for b in batches], q, n)) is not None:
-                    return found
+            if (found := self._of_its_own(values, [b[q] for b in batches], q, n)) is not None:
+                return found
         return self._wrong(values, batches, n)
 
-    def _corrected(self, values: list[Array], of: list[Array], q: str, n: int) -> Held | None:
-        """An average from 0, divided by the sum of its weights: the second batch tells m."""
+    def _of_its_own(self, values: list[Array], of: list[Array], q: str, n: int) -> Held | None:
+        """An average from 0 divided by the sum of its weights, or one that starts at the first
+        batch: both hold that after one batch, and f of the second tells m, 1 / (2 - m) or m."""
         with np.errstate(all="ignore"):
             f2 = float(np.median((values[2] - values[1]) / (of[1] - values[1])))
         m = 2 - 1 / f2 if f2 else 0.0
         if 0 < m < 1 and self._off(values, of, lambda t: m / (1 - (1 - m) ** t), n) <= 1:
             return Held(q, "corrected", m)
-        return None
-
-    def _seeded(self, values: list[Array], of: list[Array], q: str, n: int) -> Held | None:
-        """An average that starts at the first batch."""
-        with np.errstate(all="ignore"):
-            f2 = float(np.median((values[2] - values[1]) / (of[1] - values[1])))
         if 0 < f2 < 1 and self._off(values, of, lambda t: 1.0 if t == 1 else f2, n) <= 1:
             return Held(q, "seeded", f2)
         return None

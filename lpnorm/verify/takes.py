@@ -131,8 +131,8 @@ class Subject(Values):
             return self.candidate.eps
         return EPS[dtype] if self.settings.eps is None else self.settings.eps
 
-    def n(self, wanted: int | None = None) -> int:
-        return self.candidate.size or wanted or cases.typical(self.p)
+    def n(self) -> int:
+        return self.candidate.size or cases.typical(self.p)
 
     def run(self, dtype: str, layout: Layout) -> Trial:
         rows = cases.gaps(self.n(), self.groups)

@@ -11,6 +11,7 @@ import numpy as np
 
 from lpnorm.verify.candidates import Candidate, Raised
 from lpnorm.verify.cases import Case, Outcome
+from lpnorm.verify.chosen import FOLLOWS
 from lpnorm.verify.layers import LAYERS
 from lpnorm.verify.reference import Arithmetic, Conventions
 
@@ -221,8 +222,7 @@ OF |= {"dv": ("v", "dw"), "dg": ("g", "dw")}
 def follows(candidate: Candidate, trial: Trial, rng: np.random.Generator | None = None) -> set[str]:
     """The gradients that are those of the candidate's own forward, right or wrong.
 
-    In float64, by central differences along a random direction: good to h^2 and to rounding / h,
-    both about 1e-9 of the terms.
+    In float64, by central differences along a random direction (see `chosen.FOLLOWS`).
     """
     case, found, h = trial.case, set(), 2.0**-16
     rng = np.random.default_rng(29) if rng is None else rng
@@ -241,7 +241,7 @@ def follows(candidate: Candidate, trial: Trial, rng: np.random.Generator | None 
         first = [next(iter(end.values())) for end in ends if end]
         slope = float(((first[0] - first[1]) * case.arrays[upstream]).sum() / (2 * h))
         terms = abs(got * u).sum()
-        if abs(float((got * u).sum()) - slope) <= 1e-6 * max(terms, abs(slope)):
+        if abs(float((got * u).sum()) - slope) <= FOLLOWS * max(terms, abs(slope)):
             found.add(name)
     return found
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from lpnorm.verify.candidates import jax_models, numpy_models
 from lpnorm.verify.candidates.calling import Call, how_to_call, uses
-from lpnorm.verify.candidates.common import LIBRARIES, Candidate, CannotRun
+from lpnorm.verify.candidates.common import LIBRARIES, Candidate, CannotRun, theirs
 from lpnorm.verify.candidates.functions import JaxFunction, Pair, TorchFunction
 from lpnorm.verify.candidates.models import LayerCandidate
 from lpnorm.verify.cases import Case
@@ -47,7 +47,8 @@ def adapt(
         library = LIBRARIES[backend or uses(candidate.forward)]()
         both = Pair(how_to_call(candidate.forward, settings), candidate.backward, library)
         if numpy_models.has_state(candidate):
-            both.owner = copy.deepcopy(candidate)  # as it was before its first call
+            with theirs():
+                both.owner = copy.deepcopy(candidate)  # as it was before its first call
         return both
     if hasattr(candidate, "forward") and not callable(candidate):
         candidate = candidate.forward

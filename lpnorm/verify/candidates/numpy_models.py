@@ -20,16 +20,16 @@ from lpnorm.verify.candidates.models import BETA, GAMMA, Model, Pull
 from lpnorm.verify.cases import Case
 
 SWITCHES = ("train", "training", "is_training", "mode")
-STORES = ("params", "parameters", "grads", "gradients", "buffers", "state")
+STORES = ("grads", "gradients")
 
 
 class ObjectModel(Model):
-    """An object with forward and backward. arguments: more that forward gets after x."""
+    """An object with forward and backward."""
 
     by_hand = True
 
-    def __init__(self, layer: Any, arguments: tuple[Any, ...] = ()) -> None:
-        self.layer, self.arguments = layer, arguments
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
         self.kind = f"NumPy object {type(layer).__name__}"
         self.has_backward = callable(getattr(layer, "backward", None)) or _own(layer)
         self.call: Callable[..., Any] = layer.forward if hasattr(layer, "forward") else layer
@@ -38,8 +38,8 @@ class ObjectModel(Model):
         except (TypeError, ValueError):
             taken = {}  # type: ignore[assignment]
         self.switch = next((name for name in SWITCHES if name in taken), None)
-        more = getattr(layer, "arguments", {})
-        value = getattr(layer, "eps", getattr(layer, "epsilon", dict(more).get("eps")))
+        more = getattr(layer, "arguments", {}) if _own(layer) else {}
+        value = getattr(layer, "eps", getattr(layer, "epsilon", more.get("eps")))
         self.eps = float(value) if isinstance(value, float) else None
         momentum = getattr(layer, "momentum", None)
         self.momentum = float(momentum) if isinstance(momentum, float) else None
@@ -96,7 +96,7 @@ class ObjectModel(Model):
     def forward(self, x: Array, train: bool) -> tuple[Array, Pull]:
         layer = self.layer
         with theirs():
-            given = self.call(x, *self.arguments, **self._mode(train))
+            given = self.call(x, **self._mode(train))
         y, cache = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
         if not isinstance(y, np.ndarray):
             raise Raised(f"forward must give an array, it gave {type(y).__name__}")
@@ -125,7 +125,7 @@ class ObjectModel(Model):
             if not isinstance(value, np.ndarray):
                 found[name] = getattr(value, "grad", None)
                 continue
-            stored = [held.get(f"{store}.{key}") for store in STORES[2:4]]
+            stored = [held.get(f"{store}.{key}") for store in STORES]
             beside = [last.get(f.format(key)) for f in ("d{}", "grad_{}", "{}_grad", "d_{}")]
             found[name] = next((a for a in (*stored, *beside) if a is not None), None)
         return {name: a for name, a in found.items() if a is not None}
@@ -203,13 +203,15 @@ def object_maker(candidate: Any) -> tuple[Callable[[Case], Model], tuple[int, ..
         own = list(model.parameters().values())
 
         def same(case: Case) -> Model:
-            return ObjectModel(copy.deepcopy(candidate))
+            with theirs():  # what it holds may not let itself be copied
+                return ObjectModel(copy.deepcopy(candidate))
 
         return same, (tuple(own[0].shape) if own else None)
 
     def made(case: Case) -> Model:
         layer = build(candidate, case.gamma.size, case.dtype)
-        for name, a in vars(layer).items() if case.dtype == "float64" else ():
+        held = dict(getattr(layer, "__dict__", {}))
+        for name, a in held.items() if case.dtype == "float64" else ():
             if isinstance(a, np.ndarray) and a.dtype == np.float32:  # so that digits show
                 setattr(layer, name, a.astype("float64"))
         return ObjectModel(layer)
