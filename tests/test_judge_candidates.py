@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from candidates import strangers
 from candidates.case import Case
 
 from lpnorm import verify
@@ -352,6 +353,30 @@ def test_conventions_are_named(case: Case) -> None:
 @pytest.mark.parametrize("case", cases_of("numpy_conventions", "CONTRADICTING"))
 def test_a_convention_that_contradicts_an_argument_is_wrong(case: Case) -> None:
     assert judge(case).verdict == "wrong", case.why
+
+
+@pytest.mark.parametrize(
+    "case", cases_of("strangers", "RIGHT") + cases_of("strangers", "torch_cases")
+)
+def test_right_strangers(case: Case) -> None:
+    report = judge(case)
+    assert report.ok, str(report)
+    assert case.said in "; ".join([*report.taken, report.verdict])
+
+
+@pytest.mark.parametrize("case", cases_of("strangers", "WRONG"))
+def test_wrong_strangers(case: Case) -> None:
+    report = judge(case)
+    assert not report.ok
+    assert case.said in report.diagnoses[0], str(report)
+
+
+def test_what_a_stranger_is_told() -> None:
+    """The attempt that got furthest; for which arrays it is right."""
+    report = verify.check(lambda x, gamma, beta, eps: x.tolist(), p=2)
+    assert report.diagnoses == ["TypeError: expected an array, got list"]
+    notes = verify.check(strangers.without_parameters, p=2).notes
+    assert "it is right for arrays of 2 axes: if it is for these alone, say ndim=2" in notes
 
 
 @pytest.mark.parametrize("case", cases_of("authors"))

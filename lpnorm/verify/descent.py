@@ -44,7 +44,7 @@ def checks(
     tried = False
     for dtype in dtypes or ("float64", "float32"):
         alone = True  # are the plain steps right? Else what fails later may follow from them
-        for name, why, steps in _scenarios(settings, dtype, takes_none):
+        for name, why, steps in _scenarios(settings, dtype, takes_none, set(own)):
             found = _judge_scenario(
                 make, name, why, {**steps, "sign": sign, "idle": takes_none}, dtype, report, alone
             )
@@ -73,7 +73,7 @@ def _none_at_all(make: Maker) -> Iterator[Check]:
 
 
 def _scenarios(
-    settings: dict[str, Any], dtype: str, takes_none: bool
+    settings: dict[str, Any], dtype: str, takes_none: bool, own: set[str]
 ) -> Iterator[tuple[str, str, Steps]]:
     rng = np.random.default_rng(11)
 
@@ -98,6 +98,7 @@ def _scenarios(
         {"cases": plain(6), "rates": [rate] * 3 + [rate / 8] * 3},
     )
     second = {"lr": rate / 4, "weight_decay": settings["weight_decay"] + 0.25}
+    second = {name: value for name, value in second.items() if name in own}
     groups = [case("a matrix", (4, 3), 6), case("in a second group", (4, 3), 6, **second)]
     why = "parameter groups have settings of their own"
     yield "two groups", why, {"cases": groups, "groups": second}

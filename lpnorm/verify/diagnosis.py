@@ -20,6 +20,7 @@ from lpnorm.verify.chosen import CLOSE, EXPLAINS
 from lpnorm.verify.formula import Formula
 from lpnorm.verify.layers import LAYERS
 from lpnorm.verify.measure import OWN, fitted, measured_first, pattern, shape_of_h
+from lpnorm.verify.measure_weights import channels
 from lpnorm.verify.mistakes import Mistake, applying
 from lpnorm.verify.reference import Conventions, constants, default_place, places
 from lpnorm.verify.report import Diagnosis
@@ -269,6 +270,8 @@ class _Search:
         words = pattern(self.trials, name, meant)
         if self.measures and not words:
             words = shape_of_h(self.trials, name, base, meant)
+        if self.measures and not words and name == "dv":
+            words = channels(self.trials, meant)
         if self.measures and not words and name in self.formula.terms:
             terms = [text for text, _, _ in self.formula.terms[name].terms]
             words = f"{name} is no sum of {' and '.join(terms)}: something else is in it"

@@ -198,7 +198,7 @@ def _sgd(
     candidate: Any, settings: dict[str, Any], dtypes: tuple[str, ...] | None, report: Report
 ) -> Iterator[Check]:
     """Every check of an optimizer."""
-    make = maker(candidate)
+    make = maker(candidate, settings)
     report.candidate = f"{make.kind} optimizer"
     yield from descent.checks(make, settings, dtypes, report)
 

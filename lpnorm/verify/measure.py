@@ -9,7 +9,6 @@ how often each is there.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 from lpnorm.verify.chosen import FITS, SAME
 from lpnorm.verify.formula import rows_of
 from lpnorm.verify.layers import LAYERS
+from lpnorm.verify.measure_weights import norm_of_w, number
 from lpnorm.verify.mistakes import Mistake
 from lpnorm.verify.reference import Conventions
 from lpnorm.verify.report import Diagnosis
@@ -56,13 +56,13 @@ def measured_first(trials: Sequence[Trial], conventions: Conventions) -> Diagnos
     name = formula.outputs[0]
     words = fitted(trials, name, (), conventions) or pattern(trials, name, conventions)
     if not words and name == "w":
-        words = _norm_of_w(trials, conventions)
+        words = norm_of_w(trials, conventions)
     if words or name != "y" or trials[0].case.dtype not in FITS:
         return Diagnosis(words, formula.text(name)) if words else None
     close = FITS[trials[0].case.dtype]
     said, often = [], _beta(trials, conventions)
     if abs(often - 1) > 1e-6:
-        said.append(f"beta is in y {_number(often)} times")
+        said.append(f"beta is in y {number(often)} times")
     rows: list[tuple[Any, ...]] = []  # s, its value, C phi, eps, mean, its value, a group each
     for trial in (t for t in trials if t.case.n == trials[0].case.n):
         v = trial.run(conventions, ())
@@ -105,34 +105,6 @@ def _beta(trials: Sequence[Trial], conventions: Conventions) -> float:
     return often if apart <= 1e3 * FITS[trials[0].case.dtype] * abs(beta).max() else 1.0
 
 
-def _norm_of_w(trials: Sequence[Trial], conventions: Conventions) -> str:
-    """The norm by which v was divided: so many times the right one, or more by some eps."""
-    own: list[float] = []
-    right: list[float] = []
-    close = FITS.get(trials[0].case.dtype, 0.0)
-    for trial in trials:
-        v = trial.run(conventions, ())
-        got = trial.got and trial.got.get("w")
-        if not close or v is None or got is None or got.shape != v.v.shape:
-            return ""
-        d, w = v.v.reshape(len(got), -1), got.astype("float64").reshape(len(got), -1)
-        a = (w * d).sum(axis=1) / (d * d).sum(axis=1)
-        if abs(w - a[:, None] * d).max() > 1e3 * close * abs(w).max():
-            return "w is not in the direction of v in each channel"
-        own += (v.g.ravel() / a).tolist()
-        right += v.S.ravel().tolist()
-    s, want, p = np.array(own), np.array(right), conventions.p
-    ratio = s / want
-    if np.ptp(ratio) <= 1e3 * close * abs(ratio).max():
-        return f"the norm S is {_number(float(np.median(ratio)))} times what it should be"
-    for words, power in (("added to S", 1), ("added under the root of S", p)):
-        more = s**power - want**power if power != math.inf else ratio
-        if np.ptp(more) <= 1e5 * close * abs(more).max():
-            return f"{np.median(more):.4g} is {words}, the norm: weight norm has no eps"
-    i = int(abs(s - want).argmax())
-    return f"the norm S is {s[i]:.6g} in a channel where {want[i]:.6g} is right"
-
-
 def _parts(s: Array, plain: Array, eps: Array, trial: Trial, conventions: Conventions) -> str:
     """s = a C phi + b eps (squares of s and C phi, with eps in the root): a and b, if they fit."""
     power = 2 if conventions.eps_place == "root" else 1
@@ -150,7 +122,7 @@ def _parts(s: Array, plain: Array, eps: Array, trial: Trial, conventions: Conven
         known = _known_number(a, trial, conventions)
         if not known and conventions.p != 2:
             known = f" for n = {trial.case.n}: is the constant right?"
-        words.append(f"{SCALE} {_number(a)} times what it should be{known}")
+        words.append(f"{SCALE} {number(a)} times what it should be{known}")
     if abs(b - 1) > 1e-5:
         words.append(f"eps is in it {b:.4g} times" if abs(b) > 1e-5 else "eps is missing from it")
     return "; ".join(words)
@@ -230,7 +202,7 @@ def fitted(trials: Sequence[Trial], name: str, base: Mistakes, meant: Convention
         return ""
     if np.ptp(ratio) <= 30 * close and not off[right == 0].any():
         factor_ = float(np.median(ratio))
-        words = f"{name} is {_number(factor_)} times what it should be"
+        words = f"{name} is {number(factor_)} times what it should be"
         return words + _known_number(factor_, trials[0], meant)
     return "; and ".join(
         _counted(name, text, float(t), float(r), trials[0], meant)
@@ -246,7 +218,7 @@ def _counted(
     times = 0.0 if abs(times) < 1e-6 else times
     does = "subtracted" if right < 0 else "added"
     if right == 0:
-        return f"{name} holds {term} {_number(times)} times, which does not belong there"
+        return f"{name} holds {term} {number(times)} times, which does not belong there"
     ratio = times / right
     if ratio == 0:
         return f"{term} is missing from {name}, where it is {does}"
@@ -255,14 +227,7 @@ def _counted(
     if abs(ratio - 2) < 1e-5:
         return f"{term} is {does} twice in {name}"
     known = _known_number(ratio, trial, meant)
-    return f"{name} holds {term} {_number(times)} times, {right:g} is right{known}"
-
-
-def _number(factor: float) -> str:
-    """Six digits, or as many as tell it from 1."""
-    return next(
-        text for text in (f"{factor:.{n}g}" for n in (6, 9, 12, 17)) if text != "1" or factor == 1
-    )
+    return f"{name} holds {term} {number(times)} times, {right:g} is right{known}"
 
 
 def _known_number(factor: float, trial: Trial, conventions: Conventions) -> str:

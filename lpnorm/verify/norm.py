@@ -151,7 +151,8 @@ class NormChecks(Subject):
                 words = f"{source}, but y is computed without any eps"
             elif self.conventions.place != default_place(self.p):
                 words += f": {WORDS[self.conventions.place]}"
-            yield Check("eps", "failed", "eps must be the one asked for", words, words)
+            why = "eps must be the one asked for"
+            yield Check("eps", "failed", why, words, words, forward=True)
         if self.recognised.other_constant:
             why = "the constant must be the one asked for"
             constant, wanted = self.conventions.constant, self.settings.constant
@@ -164,7 +165,7 @@ class NormChecks(Subject):
                 words = f"{CONSTANTS[constant]} is used; {CONSTANTS[wanted]} was asked for"
             if constant is None:
                 words, compare = NO_CONSTANT.diagnosis, NO_CONSTANT.compare
-            yield Check("constant", "failed", why, words, words, compare)
+            yield Check("constant", "failed", why, words, words, compare, forward=True)
         self.report.conventions += self.recognised.said
 
     # ---- what is said of a dtype ----
@@ -173,7 +174,8 @@ class NormChecks(Subject):
         yield from super().about(dtype, arithmetic, trials)
         if arithmetic.folded:
             self.report.notes.append(
-                f"in {dtype} y is computed as a x + b, which loses digits where the mean is large"
+                f"in {dtype} y loses digits where the mean is large: the mean is rounded to it, "
+                "or y is computed as a x + b"
             )
         lost = [name for t in trials if t.want is not None for name in self._lost(t)]
         if lost:

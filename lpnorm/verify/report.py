@@ -41,6 +41,7 @@ class Check:
     diagnosis: str = ""
     compare: str = ""
     general: bool = False  # a law that many mistakes break: it says that, not what is wrong
+    forward: bool = False  # the first of causes: what the others may follow from
 
 
 @dataclass
@@ -91,14 +92,16 @@ class Report:
 
     @property
     def diagnoses(self) -> list[str]:
-        """The different diagnoses, most often given first; those of laws only if there is no other.
+        """The different diagnoses, those of the forward first, then the most often given; those of
+        laws only if there is no other.
 
         A law that many mistakes break ("dx does not sum to 0") follows from what is wrong.
         """
         named = [check for check in self.failures if check.diagnosis]
         specific = [check for check in named if not check.general]
         given = [check.diagnosis for check in specific or named]
-        return sorted(dict.fromkeys(given), key=lambda d: -given.count(d))
+        first = {check.diagnosis for check in named if check.forward}
+        return sorted(dict.fromkeys(given), key=lambda d: (d not in first, -given.count(d)))
 
     def _causes(self) -> list[tuple[Check, list[Check]]]:
         """The failing checks, those with one diagnosis together: the first, and the others.

@@ -168,8 +168,10 @@ class Training:
                 yield Check(at, "failed", WHY, words, words, general=known)
                 continue
             held[name] = found
-        yield from self._said(held, seen[0])
-        yield from evaluation.checks(self, held, seen[-1], len(held) < len(self.names))
+        said = list(self._said(held, seen[0]))
+        yield from said
+        unknown = len(held) < len(self.names) or any(check.status == "failed" for check in said)
+        yield from evaluation.checks(self, held, seen[-1], unknown)
         yield from self._lost()
 
     def _unset(self) -> None:
@@ -292,6 +294,16 @@ class Training:
             total = values[0] + np.cumsum([b[q] * (momentum or 1) for b in batches], axis=0)
             if np.allclose(total, values[1:]):
                 return f"only adds up: the old {q} is not faded out"
+        for q in quantities:
+            # new - old = f (k batch - old): f and f k by least squares
+            past = np.concatenate(values[:-1])
+            matrix = np.stack([-past, np.concatenate([b[q] for b in batches])], axis=1)
+            target = np.concatenate(values[1:]) - past
+            (f, fk), *_ = np.linalg.lstsq(matrix, target, rcond=None)
+            left = abs(matrix @ [f, fk] - target).max()
+            if 0 < f < 1 and left <= 1e3 * self.u * abs(matrix).max():
+                words = HOLDS.get(q, ("", "the mean"))[1]
+                return f"averages {fk / f:.6g} times {words}"
         return "is no running average of the mean, variance, scale or reciprocal scale"
 
     def _off(self, values: list[Array], of: list[Array], f: Any, n: int) -> float:
@@ -312,11 +324,20 @@ class Training:
         judge = self.judge
         said = judge.report.conventions
         meanings = {h.meaning: h for h in held.values() if h.meaning != "corrected"}
-        if len(meanings) > 1 or len({round(h.f or 0, 6) for h in meanings.values()}) > 1:
+        shares = {(h.meaning, round(h.f or 0, 6)) for h in held.values()}
+        if len({each for each in shares if each[0] != "corrected"}) > 1:
             words = "the running statistics use momentum in different ways: " + ", ".join(
-                f"{name} {each.meaning}" for name, each in held.items()
+                f"{name} takes the share {each.f:.4g} of a batch"
+                if each.f
+                else f"{name} is the plain average"
+                for name, each in held.items()
             )
             yield Check("running statistics", "failed", WHY, words, words)
+            return
+        means = [name for name, each in held.items() if each.quantity == "mean"]
+        if len(means) > 1:
+            words = f"{means[1]} holds the mean, as {means[0]} does"
+            yield Check(f"running statistics, {means[1]}", "failed", WHY, words, words)
             return
         for name, each in held.items():
             asked = judge.settings.running

@@ -98,7 +98,7 @@ class Subject(Values):
 
     def _find_what_it_takes(self) -> None:
         """Fill dtypes, layouts and refused by trying. Raises CannotRun if nothing works."""
-        asked, first = self.settings.dtypes or DTYPES, ""
+        asked, first, ran = self.settings.dtypes or DTYPES, "", ""
         for layout in self.settings.layouts(self.candidate.shape):
             raised = ""
             for dtype in asked:
@@ -107,11 +107,12 @@ class Subject(Values):
                     self.layouts.append(layout)
                     break
                 raised = raised or trial.raised
+                ran = ran or (trial.raised if trial.ran else "")
             else:
                 self.refused[layout.ndim] = raised
                 first = first or raised
         if not self.layouts:
-            raise CannotRun(f"it raised {first}")
+            raise CannotRun(ran or f"it raised {first}")  # the attempt that got furthest
         for dtype in asked:
             trial = self.run(dtype, self.layouts[0])
             if trial.got is not None:
@@ -162,6 +163,21 @@ class Subject(Values):
                     detail = f"{words}; where they have other lengths {self.refused[ndim]}"
                     yield Check(name, "failed", why, detail, words)
                     return
+        for ndim in ranks if self.candidate.has_backward else ():
+            layout, name = self.settings.layout(ndim), f"takes {ndim} axes"
+            rows = cases.gaps(self.n(), self.groups)
+            case = cases.build(name, why, rows, layout, self.dtype, self.eps(self.dtype))
+            trial = call(self.candidate, case, backward=False)
+            if trial.got is None:
+                continue
+            judge(trial, self.conventions)
+            limit = trial.limit("y", self.conventions, arithmetics(self.dtype)[-2])
+            got, want = trial.values("y")
+            if got.shape == want.shape and np.all(abs(got - want) <= limit):
+                words = f"its forward takes arrays of {ndim} axes, its backward raises "
+                words += str(self.refused[ndim])
+                yield Check(name, "failed", why, words, words)
+                return
         if ranks:
             *most, last = map(str, ranks)
             named = ", ".join(most) + (" or " if most else "") + last

@@ -25,6 +25,7 @@ class Trial:
     case: Case
     got: Outcome | None
     raised: str = ""
+    ran: bool = True  # its code did: what it gave is at fault
     modified: str = ""  # the input it changed
     reshaped: str = ""  # gradients of parameters that came with axes of length 1
     want: Outcome | None = None
@@ -105,7 +106,7 @@ def call(candidate: Candidate, case: Case, backward: bool = True) -> Trial:
         try:
             given = candidate.run(case, backward and candidate.has_backward)
         except Raised as error:
-            return Trial(case, None, str(error))
+            return Trial(case, None, str(error), error.__cause__ is None)
     # copies: it may use its arrays again
     copies = Outcome(**{k: np.array(a) for k, a in given.items()})
     trial = Trial(case, copies, modified=given.modified)

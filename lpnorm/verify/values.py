@@ -77,6 +77,8 @@ class Values:
         telling = (t for t in trials if "telling" in t.case.flags and id(t) in found)
         self.right = [t for t in telling if not fails(found[id(t)])]
         said = self._diagnoses(trials, found)
+        if dtype == self.widest:
+            self._right_in_some(trials, found)
         for trial in trials:
             case = trial.case
             name = name_of(case) if name_of else f"{case.name}, {dtype}"
@@ -101,6 +103,21 @@ class Values:
                 yield Check(name, "passed", case.why, str(top))
             elif not self.undefined(trial):
                 yield self._failed(trial, name, worst, said.get(id(trial)))
+
+    def _right_in_some(self, trials: Sequence[Trial], found: Found) -> None:
+        """Right for some numbers of axes, wrong for others: perhaps it is for the first."""
+        ranks: tuple[set[int], set[int]] = set(), set()
+        for trial in trials:
+            if id(trial) in found and "x" in trial.case.arrays:
+                wrong = fails(found[id(trial)])
+                if wrong or {"telling", "axes"} & trial.case.flags:
+                    ranks[wrong].add(trial.case.x.ndim)
+        if (right := ranks[0] - ranks[1]) and ranks[1]:
+            axes = " or ".join(map(str, sorted(right)))
+            say = f"ndim={min(right)}" if len(right) == 1 else f"ndim={tuple(sorted(right))}"
+            self.report.notes.append(
+                f"it is right for arrays of {axes} axes: if it is for these alone, say {say}"
+            )
 
     def _failed(self, trial: Trial, name: str, worst: list[Error], one: Diagnosis | None) -> Check:
         case = trial.case

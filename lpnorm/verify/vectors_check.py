@@ -277,7 +277,8 @@ class _Files(Values):
         if used is not None:
             how = f"with eps = {used:g}" if used else "without eps"
             words = f"the cases name their eps, but y is computed {how} in all of them"
-            yield Check("eps", "failed", "eps must be the one asked for", words, words)
+            why = "eps must be the one asked for"
+            yield Check("eps", "failed", why, words, words, forward=True)
         self.report.conventions += self.recognised.said
         for dtype in self.dtypes:
             pairs = self._of(dtype)

@@ -87,6 +87,14 @@ def _names(code: types.CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
+ROLES = {  # what the arguments may be called where they do not come in this order
+    "x": ("x", "input", "inputs", "data"),
+    "gamma": ("gamma", "weight", "scale", "g", "w"),
+    "beta": ("beta", "bias", "shift", "b"),
+    "eps": ("eps", "epsilon"),
+}
+
+
 @dataclass
 class Call:
     """A function and how its arguments are passed: at most `positions`, the others by keyword."""
@@ -95,13 +103,20 @@ class Call:
     positions: int
     eps_name: str | None = None
     keywords: dict[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()  # of x, gamma, beta, eps where it has them in another order
 
     @property
     def takes_eps(self) -> bool:
         return self.eps_name is not None or self.positions >= 4
 
+    @property
+    def taken(self) -> list[str]:
+        return [f"{role} = {name}" for role, name in zip(ROLES, self.names, strict=False)]
+
     def __call__(self, *arguments: Any) -> Any:
         """arguments: x, gamma, beta, eps."""
+        if self.names:
+            return self.function(**dict(zip(self.names, arguments, strict=True)), **self.keywords)
         given, eps = list(arguments[: self.positions]), arguments[-1]
         keywords = dict(self.keywords)
         if self.eps_name is not None:
@@ -130,6 +145,10 @@ def how_to_call(f: Callable[..., Any], settings: dict[str, Any]) -> Call:
         for name, value in settings.items()
         if name in parameters and name not in fixed and name not in ("x", "gamma", "beta")
     }
+    named = {role: q for q in by_place for role, own in ROLES.items() if q.name.lower() in own}
+    by_name = len(named) == len(by_place) == 4 and list(named) != list(ROLES)
+    if by_name and all(q.kind == q.POSITIONAL_OR_KEYWORD for q in by_place):
+        return Call(f, 4, None, keywords, tuple(named[role].name for role in ROLES))
     plain = [q for q in by_place if q.name not in keywords and q.name != eps]
     required = [q for q in plain if q.default is q.empty]
     positions = min(len(plain), max(3, len(required)))

@@ -25,15 +25,26 @@ from lpnorm.verify.candidates.numpy_models import ObjectModel
 from lpnorm.verify.cases import Case, Outcome
 
 
-class Pair(Candidate):
+class Function(Candidate):
+    """A forward of x, gamma, beta, eps."""
+
+    def __init__(self, forward: Call) -> None:
+        self.forward, self.takes_eps, self.affine = (
+            forward,
+            forward.takes_eps,
+            forward.positions >= 2,
+        )
+        self.taken = forward.taken
+
+
+class Pair(Function):
     """forward(x, gamma, beta, eps) -> (y, cache) and backward(dy, cache) -> gradients."""
 
     pair = True
 
     def __init__(self, forward: Call, backward: Callable[..., Any] | None, library: Any) -> None:
-        self.forward, self.backward, self.library = forward, backward, library
-        self.has_backward = backward is not None
-        self.takes_eps, self.affine = forward.takes_eps, forward.positions >= 2
+        super().__init__(forward)
+        self.backward, self.library, self.has_backward = backward, library, backward is not None
         self.changed = ""
         self.owner: Any = None  # the object with state that they are methods of
         self.kind = f"{library.name} " + ("pair" if backward else "forward alone")
@@ -105,18 +116,11 @@ def modified(now: list[Array], of: dict[str, Array]) -> str:
     return next(changed, "")
 
 
-class TorchFunction(Candidate):
+class TorchFunction(Function):
     """A function of torch tensors, differentiated by autograd."""
 
     has_backward = True
     kind = "function of torch tensors"
-
-    def __init__(self, forward: Call) -> None:
-        self.forward, self.takes_eps, self.affine = (
-            forward,
-            forward.takes_eps,
-            forward.positions >= 2,
-        )
 
     def run(self, case: Case, backward: bool) -> Outcome:
         import torch
@@ -137,7 +141,7 @@ class TorchFunction(Candidate):
         return Outcome(back(library, y), *given).marked(changed)
 
 
-class JaxFunction(Candidate):
+class JaxFunction(Function):
     """A JAX function, differentiated by jax.vjp."""
 
     has_backward = True
@@ -145,11 +149,7 @@ class JaxFunction(Candidate):
     kind = "JAX function"
 
     def __init__(self, forward: Call) -> None:
-        self.forward, self.takes_eps, self.affine = (
-            forward,
-            forward.takes_eps,
-            forward.positions >= 2,
-        )
+        super().__init__(forward)
         self.compiled: Any = importlib.import_module("jax").jit(self._values)
 
     def run(self, case: Case, backward: bool) -> Outcome:

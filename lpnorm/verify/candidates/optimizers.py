@@ -6,9 +6,11 @@ those of lpnorm.nn); an optax.GradientTransformation; a keras.optimizers.Optimiz
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,6 +68,8 @@ class _Steps(Run):
         self.parameters = [self._parameter(w) for w in weights]
         given: Any = self.parameters
         if second is not None:
+            if "lr" not in second:
+                raise NotTried("it has no groups of parameters with a learning rate of their own")
             given = [{"params": given[:1]}, {"params": given[1:], **second}]
         with theirs():
             self.optimizer = maker.factory(given)
@@ -224,9 +228,14 @@ class _Keras(Maker):
         return own | {"weight_decay": config.get("weight_decay") or 0.0, "decoupled": True}
 
 
-def maker(candidate: Any) -> Maker:
-    """For what was given. Raises CannotRun, with the error of the attempt that got furthest."""
+def maker(candidate: Any, asked: Mapping[str, Any]) -> Maker:
+    """For what was given; a class gets the settings asked for that it takes by name. Raises
+    CannotRun, with the error of the attempt that got furthest."""
     keras = sys.modules.get("keras")
+    if inspect.isclass(candidate):
+        taken = inspect.signature(candidate).parameters
+        own = {name: value for name, value in asked.items() if name in taken}
+        candidate = functools.partial(candidate, **own)
     if hasattr(candidate, "init") and hasattr(candidate, "update"):
         return _Optax(candidate)
     if keras is not None and isinstance(candidate, keras.optimizers.Optimizer):

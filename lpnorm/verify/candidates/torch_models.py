@@ -40,6 +40,10 @@ class TorchModel(Model):
         with theirs():
             module = _begun(module, case.gamma.size)
             self.module = module.to(getattr(torch, case.dtype)).train()
+            for each in module.modules() if case.dtype == "float64" else ():
+                for name, a in vars(each).items():  # what .to() leaves out, so that digits show
+                    if isinstance(a, torch.Tensor) and a.dtype == torch.float32:
+                        setattr(each, name, a.double())
         self.kind = f"torch module {type(module).__name__}"
         eps, momentum = (_number(getattr(module, name, None)) for name in ("eps", "momentum"))
         self.eps, self.momentum = eps, momentum
