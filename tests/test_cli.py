@@ -91,8 +91,10 @@ class SGD:
 
 def test_the_settings_of_sgd_are_given_on_the_command_line(tmp_path, capfd):
     path = tmp_path / "plain.py"
-    path.write_text(PLAIN_SGD, encoding="utf-8")
+    path.write_text(PLAIN_SGD + "\n\nmade = lambda parameters: SGD(parameters)\n", encoding="utf-8")
     line = ["check", f"{path}:SGD", "--layer", "sgd", "--lr", "0.1"]
+    assert main([*line, "--momentum", "0.5"]) == 0  # a class is given them
+    line[1] = f"{path}:made"
     assert main([*line, "--momentum", "0.9"]) == 0
     assert main([*line, "--momentum", "0.5"]) == 1
     assert "the last step counts 0.9 times in a step, 0.5 is right" in capfd.readouterr().out
