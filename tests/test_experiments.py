@@ -73,7 +73,7 @@ def test_finished_runs_are_not_trained_again(tmp_path, monkeypatch):
 
 def test_the_constants_factor_is_the_factor():
     """¼C divides by a quarter: x_hat four times as large."""
-    layers = [Run(norm="1", factor=factor)._normalization()(3) for factor in (1.0, 0.25)]
+    layers = [Run(norm="1", factor=factor).normalization()(3) for factor in (1.0, 0.25)]
     x = np.random.default_rng(0).standard_normal((16, 3)).astype("float32") * 100
     plain, quarter = (layer(x)[0] for layer in layers)
     np.testing.assert_allclose(quarter, 4 * plain, rtol=1e-5)
@@ -88,7 +88,7 @@ def test_a_run_lowers_its_learning_rate_twice(tmp_path):
 
 def test_a_factor_needs_a_constant():
     with pytest.raises(ValueError, match="factor"):
-        Run(norm="2", factor=0.25)._normalization()
+        Run(norm="2", factor=0.25).normalization()
 
 
 def test_an_output_folder_that_cannot_be_written(tmp_path, capsys):
@@ -594,3 +594,10 @@ def test_an_infinite_scale_is_noticed_with_its_layer():
     assert found["broken"]["step"] == 0 and "layer 1 (BatchNorm)" in found["broken"]["where"]
     l1 = replace(run, norm="1", accumulate="float16").train(None)
     assert l1["broken"] is None and l1["diverged"] is None
+
+
+def test_a_quarter_of_the_constant_before_another_norm_changes_no_convolution():
+    """¼ is a power of two: not one bit; in the last norm nearly everything changes."""
+    kept, last = (constant.Change(factor=f).train(None) for f in constant.PLACES.values())
+    assert kept == {"loss": 0, "convolutions": 0, "last": 0}
+    assert min(last.values()) > 0.1

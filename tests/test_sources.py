@@ -24,7 +24,7 @@ TASKS = {  # a small one of every kind, by its file
     "half_precision": ["HalfRun(epochs=1, width=2, batch=512)"],
     "scale_invariance": ["Laws()"],
     "exact_step": ["Comparison()"],
-    "constant": ["Deviations(sizes=(64,))"],
+    "constant": ["Change()", "Deviations(sizes=(64,))"],
     "half_range": ["Cells(largest_size=3)", "Predictions(largest_size=3)"],
 }
 NOT_IMPORTED = ("grading", "verify", "bench", "cli.py", "__main__.py")

@@ -1,4 +1,13 @@
-"""The Gaussian constant: does it matter, and what do the papers' asymptotic ones leave?"""
+"""The Gaussian constant: does it matter, where, and what do the papers' asymptotic ones leave?
+
+A factor f on x_hat (1/f on C) in one layer, beta = 0: y = gamma f x_hat, and ReLU, pooling and the
+next convolution pass f on. If a normalizer follows, it divides by a scale that is f times as large:
+what leaves it is as before, and so are the loss and dL/dW of the convolution between: its input has
+f, its output's gradient 1/f. gamma's gradient sum(dy f x_hat) is as before too, dy having 1/f. Only
+beta's gradient, sum(dy), is 1/f of what it was. Behind the *last* normalizer a linear layer follows
+that is not scale-invariant: its logits and its gradient are f times as large, and a step changes
+the logits f^2 times as much.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm import models
+from lpnorm import data, models, nn
 from lpnorm.experiments.norms import ARMS
 from lpnorm.experiments.pictures import error_dots, fixed_ticks, label_ends, look
 from lpnorm.experiments.report import Claim, Finding, Options, Result, accuracy_text, summary
-from lpnorm.experiments.runs import Task, final_accuracy, norm_named
+from lpnorm.experiments.runs import Run, Task, final_accuracy, norm_named
 from lpnorm.experiments.verdicts import (
     below,
     better,
@@ -22,9 +31,11 @@ from lpnorm.experiments.verdicts import (
     worse,
 )
 
-FACTORS = {"¼C": 0.25, "C": 1.0, "4C": 4.0}
+FACTORS: dict[str, float | tuple[float, ...]] = {"¼C": 0.25, "C": 1.0, "4C": 4.0}
+PLACES = {"¼C, all but the last": (0.25, 0.25, 1.0), "¼C, the last alone": (1.0, 1.0, 0.25)}
 ORDERED = ["L∞", "Top-10", "Range"]
 SIZES = [16, 64, 256, 1024, 4096, 16384]
+UNCHANGED = 1e-10  # relative, in float64
 MOST = 0.05  # how far from one a deviation of x_hat may be to count as one
 
 
@@ -45,10 +56,41 @@ class Deviations(Task):
         return {"deviation": row}
 
 
+@dataclass(frozen=True)
+class Change(Task):
+    """What factors on the constants, one for each batch norm of `models.digits_net`, change at
+    initialization, relatively: the loss, the gradients of the convolutions, that of the last layer.
+
+    L1 without eps, 64 digits, float64.
+    """
+
+    factor: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+    def train(self, checkpoint: Path) -> dict[str, Any]:
+        (loss, plain), (changed, own) = (self._gradients(f) for f in ((1.0,) * 3, self.factor))
+        off = {
+            name: float(abs(own[name] - g).max() / abs(g).max())
+            for name, g in plain.items()
+            if name.endswith("weight")
+        }
+        last = list(off)[-1]
+        convolutions = max(value for name, value in off.items() if name != last)
+        return {"loss": abs(changed / loss - 1), "convolutions": convolutions, "last": off[last]}
+
+    def _gradients(self, factor: tuple[float, ...]) -> tuple[float, dict[str, Any]]:
+        digits = data.digits("float64")
+        normalize = Run(norm="1", factor=factor).normalization(eps=0.0)
+        model = models.digits_net(normalize, rng=self.seed, dtype="float64")
+        logits, backward = model(digits.train_x[:64], train=True)
+        loss, dlogits = nn.softmax_cross_entropy(logits, digits.train_y[:64])
+        backward(dlogits)
+        return float(loss), {p.name: p.grad for p in model.parameters()}
+
+
 def measure(options: Options) -> Result:
-    arms = {f"L1 {n}": options.trainings(norm="1", factor=f) for n, f in FACTORS.items()}
-    # why ¼C fails at the common learning rate: four times the activations, so sixteen times the
-    # effect of a step of the layer behind; with a tenth of the learning rate it trains
+    every_factor = FACTORS | PLACES
+    arms = {f"L1 {n}": options.trainings(norm="1", factor=f) for n, f in every_factor.items()}
+    # the last layer's step is then sixteen times as large; with a tenth of the rate it trains
     arms["L1 ¼C, lr/10"] = options.trainings(norm="1", factor=0.25, lr=0.01)
     arms["L1 C, lr/10"] = options.trainings(norm="1", lr=0.01)
     for name in ORDERED:
@@ -61,7 +103,9 @@ def measure(options: Options) -> Result:
         for name in ["L1", *ORDERED]
         for constant in ("paper", "exact")
     }
-    every = [task for group in (arms, gaussian) for tasks in group.values() for task in tasks]
+    changes = {name: options.tasks(Change, factor=factor) for name, factor in PLACES.items()}
+    groups: list[Any] = [arms, gaussian, changes]
+    every = [task for group in groups for tasks in group.values() for task in tasks]
     histories = options.train(every)
     deviations = {n: [histories[t]["deviation"] for t in tasks] for n, tasks in gaussian.items()}
     finals = {name: [final_accuracy(histories[run]) for run in runs] for name, runs in arms.items()}
@@ -79,7 +123,12 @@ def measure(options: Options) -> Result:
             )
             for constant in ("paper", "exact")
         },
+        "changes": {
+            name: {key: [histories[t][key] for t in tasks] for key in ("loss", "convolutions")}
+            for name, tasks in changes.items()
+        },
         "differences": {
+            **{f"{n} - C": difference(finals[f"L1 {n}"], finals["L1 C"]) for n in PLACES},
             "¼C - C": difference(finals["L1 ¼C"], finals["L1 C"]),
             "4C - C": difference(finals["L1 4C"], finals["L1 C"]),
             **{
@@ -106,6 +155,25 @@ def _findings(figures: dict[str, Any]) -> list[Finding]:
             worse(differences[f"{factor} - C"]),
         )
         for factor, error in (("¼C", 36.2), ("4C", 35.4))
+    ]
+    kept, last = PLACES
+    changes = figures["changes"]
+    worst = np.max([values for values in changes[kept].values()], axis=0)
+    findings += [
+        Finding(
+            "(not in the paper) ¼C in every norm but the last: the same loss, and the same "
+            "gradients of all convolutions",
+            f"at the start apart by {np.max(worst):.1g} at most (in the last norm alone: by "
+            f"{np.min(changes[last]['convolutions']):.2g}); trained "
+            f"{accuracy_text(arms[f'L1 {kept}'])} {reference}",
+            below(interval(worst), UNCHANGED),
+        ),
+        Finding(
+            "(not in the paper) ¼C in the last norm alone: as bad as everywhere",
+            f"{accuracy_text(arms[f'L1 {last}'])} {reference}; "
+            + difference_text(differences[f"{last} - C"]),
+            worse(differences[f"{last} - C"]),
+        ),
     ]
     findings.append(
         Finding(

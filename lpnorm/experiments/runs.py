@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import as_completed
@@ -132,19 +133,19 @@ class Run(Training):
     """One training of `models.digits_net`.
 
     method "batch": batch norm in `norm`, a name for `norm_named`, or no normalization if None;
-    factor multiplies its Gaussian constant. "weight", "bounded": weight norm or bounded weight
-    norm in `norm`, with mean-only batch norm, gradients clipped at 5 and, as in the authors'
-    networks, decay for the last layer alone.
+    factor multiplies its Gaussian constant (a tuple: one for each batch norm, in order). "weight",
+    "bounded": weight norm or bounded weight norm in `norm`, with mean-only batch norm, gradients
+    clipped at 5 and, as in the authors' networks, decay for the last layer alone.
     """
 
     method: str = "batch"
     norm: str | None = "2"
     constant: str | None = "paper"
-    factor: float = 1.0
+    factor: float | tuple[float, ...] = 1.0
 
     def train(self, checkpoint: Path) -> dict[str, Any]:
         if self.method == "batch":
-            model = self.model(self._normalization())
+            model = self.model(self.normalization())
             sgd = SGD(model.parameters(), self.lr, self.momentum, weight_decay=self.weight_decay)
             return self.fit(model, sgd, checkpoint).to_dict()
         wrapper = {"weight": nn.WeightNorm, "bounded": nn.BoundedWeightNorm}[self.method]
@@ -153,13 +154,14 @@ class Run(Training):
         sgd = SGD(last_layer_decayed(model, self.weight_decay), self.lr, self.momentum)
         return self.fit(model, sgd, checkpoint, clip=5.0).to_dict()
 
-    def _normalization(self) -> Any:
+    def normalization(self, **more: Any) -> Any:
+        """channels -> the batch norm, for one network; more: arguments for each of them."""
         if self.norm is None:
             return None
         norm = as_norm(norm_named(self.norm))
-        if self.factor != 1:
-            norm = _times(self.factor, norm)
-        return lambda channels: nn.BatchNorm(channels, p=norm, constant=self.constant)
+        several = self.factor if isinstance(self.factor, tuple) else (self.factor,)
+        made = itertools.cycle([_times(f, norm) if f != 1 else norm for f in several])
+        return lambda channels: nn.BatchNorm(channels, p=next(made), constant=self.constant, **more)
 
 
 def with_fast(model: Model) -> Model:
