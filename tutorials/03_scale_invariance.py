@@ -12,14 +12,9 @@
 # **For whom.** You know what SGD is and can differentiate a function of several variables. Tutorial 02 (the backward pass of batch norm) helps
 # but is not needed.
 #
-# **How long.** About 20 minutes of reading; the cells run in about 20 seconds.
+# **How long.** About 30 minutes of reading; the cells run in about 20 seconds.
 #
-# **What it needs.** Python 3.10 or later and `lpnorm` with its tutorial extras: `pip install ".[tutorials]"` in the folder of a
-# checkout. Where you cannot do that beforehand (Colab), bring the checkout there, remove the first `#` in the next cell and put the
-# checkout's folder in place of `..`.
-#
-# Equations with a plain number are the paper's; those with an N belong to this notebook. A line of code that computes an equation
-# carries its number.
+# Equations with a plain number are the paper's; those with two, such as (3.1), belong to this notebook. A line of code that computes an equation carries its number.
 
 # %%
 # # %pip install -q "..[tutorials]"
@@ -29,21 +24,18 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small matrices: threads would only wait
 
+import exercises
+import figures
 import matplotlib.pyplot as plt
 import numpy as np
-from ipywidgets import FloatLogSlider, interact
+import pictures
 
-import lpnorm
 from lpnorm import data, models, nn, training
 from lpnorm.decay import SGD, NormTrace, channel_norms
-from lpnorm.experiments.pictures import BLUE, GREEN, GREY, PURPLE, VERMILLION, look
+from lpnorm.experiments.pictures import BLUE, GREEN, GREY, PURPLE, VERMILLION
 from lpnorm.experiments.scale_invariance import Network
 
-plt.rc("figure", dpi=100)
-plt.rc("figure.constrained_layout", use=True)
-plt.rc("axes", titlesize=11, axisbelow=True)
-plt.rc("axes.spines", top=False, right=False)
-plt.rc("legend", frameon=False)
+pictures.style()
 
 # %% [markdown]
 # ## 1. A network that does not feel a length
@@ -104,50 +96,7 @@ grid = np.linspace(-3, 3, 40)  # an even number of points: none at 0, where w ha
 landscape = np.array([[at(a, b)[0] for a in grid] for b in grid])
 
 # %%
-fig, (left, middle, right) = plt.subplots(1, 3, figsize=(11.5, 3.9), width_ratios=[1.25, 1, 1])
-picture = left.contourf(grid, grid, landscape, levels=24, cmap="viridis")
-fig.colorbar(picture, ax=left, label="loss", shrink=0.9)
-angles = np.radians([-40, -20, 0, 20, 160, 180, 200, 220])
-for radius in (1, 2):
-    for angle in angles:
-        point = radius * np.array([math.cos(angle), math.sin(angle)])
-        downhill = -np.array(at(*point)[1:])
-        left.annotate(
-            "",
-            point + 5 * downhill,
-            point,
-            arrowprops={"arrowstyle": "->", "color": "white", "lw": 1.4},
-        )
-left.plot(length, 0, "o", color=VERMILLION, markersize=9)
-left.set(
-    title="the loss on a plane through w", xlabel="along w", ylabel="downhill at w", aspect="equal"
-)
-turn = np.radians(np.arange(0, 361, 5))
-for radius, style in ((1, "-"), (2, "--")):
-    values = [at(radius * math.cos(t), radius * math.sin(t))[0] for t in turn]
-    middle.plot(
-        np.degrees(turn),
-        values,
-        style,
-        color=BLUE if radius == 1 else VERMILLION,
-        linewidth=2,
-        label=f"length {radius}",
-    )
-middle.set(title="around a circle", xlabel="direction (degrees)", xticks=[0, 90, 180, 270, 360])
-middle.legend(loc="upper left")
-radii = np.linspace(0.2, 4, 20)
-for degrees, color in ((0, VERMILLION), (60, BLUE), (150, GREEN)):
-    t = math.radians(degrees)
-    right.plot(
-        radii,
-        [at(r * math.cos(t), r * math.sin(t))[0] for r in radii],
-        color=color,
-        linewidth=2,
-        label=f"{degrees}°",
-    )
-right.set(title="along three rays", xlabel="length of the weight", ylim=middle.get_ylim())
-right.legend(loc="upper left", title="direction", ncols=3)
-plt.show()
+figures.figure_03_1(at, grid, landscape, length)
 
 # %% [markdown]
 # **Figure 1.** *The loss of one channel (orange dot: where training starts). Left: the contour lines are rays from the origin; the arrows are $-\nabla L$, enlarged 5 times.
@@ -170,7 +119,7 @@ plt.show()
 #
 # *With respect to $a$*, at $a = 1$: the left side gives $\langle\nabla L(w), w\rangle$, the right side nothing,
 #
-# $$ \langle w, \nabla L(w)\rangle = 0: \tag{N1} $$
+# $$ \langle w, \nabla L(w)\rangle = 0: \tag{3.1} $$
 #
 # *the gradient never points outward or inward.* Both hold for each channel by itself.
 
@@ -184,23 +133,23 @@ norms = np.sqrt(dots(w, w))
 _, grad_hat, _ = network.loss_and_gradient(w / norms)
 print(f"lengths of the channels: {norms.min():.2f} to {norms.max():.2f}")
 print(f"(2)  largest difference: {abs(grad - grad_hat / norms).max():.0e}")  # (2)
-cosines = dots(w, grad) / np.sqrt(dots(w, w) * dots(grad, grad))  # (N1)
-print(f"(N1) largest cosine between w and its gradient: {abs(cosines).max():.0e}")
+cosines = dots(w, grad) / np.sqrt(dots(w, w) * dots(grad, grad))  # (3.1)
+print(f"(3.1) largest cosine between w and its gradient: {abs(cosines).max():.0e}")
 
 # %% [markdown]
 # ### What it does to the length
 #
 # A step $w_+ = w - \eta\nabla L(w)$ is perpendicular to $w$. Pythagoras:
 #
-# $$ \lVert w_+\rVert^2 = \lVert w\rVert^2 + \eta^2\lVert\nabla L(w)\rVert^2. \tag{N2} $$
+# $$ \lVert w_+\rVert^2 = \lVert w\rVert^2 + \eta^2\lVert\nabla L(w)\rVert^2. \tag{3.2} $$
 #
 # Without weight decay (and momentum) a scale-invariant weight can only grow. Every step, whatever the data say.
 
 # %%
 eta = 0.1
 after = w - eta * grad
-predicted = dots(w, w) + eta**2 * dots(grad, grad)  # (N2)
-print(f"(N2) largest relative difference: {abs(dots(after, after) / predicted - 1).max():.0e}")
+predicted = dots(w, w) + eta**2 * dots(grad, grad)  # (3.2)
+print(f"(3.2) largest relative difference: {abs(dots(after, after) / predicted - 1).max():.0e}")
 
 # %% [markdown]
 # ## 4. The effective step size
@@ -209,15 +158,15 @@ print(f"(N2) largest relative difference: {abs(dots(after, after) / predicted - 
 #
 # $$ \frac{w_+}{\lVert w\rVert} = \hat w - \frac{\eta}{\lVert w\rVert^2}\nabla L(\hat w). $$
 #
-# One factor $1/\lVert w\rVert$ comes from dividing, the other from (2). What is left is to make this a unit vector again, and by (N2) its length differs
+# One factor $1/\lVert w\rVert$ comes from dividing, the other from (2). What is left is to make this a unit vector again, and by (3.2) its length differs
 # from 1 in second order only. Hence
 #
 # $$ \hat w_+ = \hat w - \frac{\eta}{\lVert w\rVert^2}\,\big(I - \hat w\hat w^{\mathsf T}\big)\nabla L(\hat w) + O(\eta^2). \tag{3} $$
 #
-# (The projection $I - \hat w\hat w^{\mathsf T}$ changes nothing here, by (N1); it is written because it stays right with other
+# (The projection $I - \hat w\hat w^{\mathsf T}$ changes nothing here, by (3.1); it is written because it stays right with other
 # terms in the gradient.) The direction makes a gradient step on the unit sphere, with the learning rate
 #
-# $$ \eta_{\text{eff}} = \frac{\eta}{\lVert w\rVert^2}. \tag{N3} $$
+# $$ \eta_{\text{eff}} = \frac{\eta}{\lVert w\rVert^2}. \tag{3.3} $$
 #
 # That is the *effective step size*. Check the order of the error: divide $\eta$ by 2, and what (3) leaves out must fall by 4.
 
@@ -229,7 +178,7 @@ before = None
 for eta in (8.0, 4.0, 2.0, 1.0, 0.5):
     after = w - eta * grad
     direction = after / np.sqrt(dots(after, after))
-    first_order = w_hat - eta / norms**2 * tangent  # (3), with the step size of (N3)
+    first_order = w_hat - eta / norms**2 * tangent  # (3), with the step size of (3.3)
     error = np.sqrt(dots(direction - first_order, direction - first_order)).max()
     print(f"{eta:<6g}  {error:.1e}" + ("" if before is None else f"        {before / error:.2f}"))
     before = error
@@ -277,25 +226,26 @@ plt.show()
 # farther out spans half the angle, so the turn is four times smaller. (The first step is so large that the tangent's bend shows.) Last: 16 times the learning rate at
 # four times the length gives the angle of the first. Only $\eta/\lVert w\rVert^2$ counts.*
 #
-# Where a kernel runs, the next cell has sliders for the length, the learning rate and the direction. Try to keep the angle
-# the same while you change the length. (A stored notebook shows nothing below it.)
+# Sliders for the length, the learning rate and the direction, each moved by itself. Which length gives the angle of a learning rate of 4?
 
 
 # %%
 def show_step(length, eta, direction):
     _, ax = plt.subplots(figsize=(5, 4.4))
     draw_step(ax, length, eta, direction)
-    plt.show()
 
 
-length_slider = FloatLogSlider(value=1, base=2, min=-1, max=1, step=0.25)
-eta_slider = FloatLogSlider(value=1, base=2, min=-2, max=4, step=0.5)
-_ = interact(show_step, length=length_slider, eta=eta_slider, direction=(-30.0, 60.0, 5.0))
+knobs = {
+    "length": [0.5, 0.7, 1, 1.4, 2],
+    "eta": [0.25, 0.5, 1, 2, 4, 8],
+    "direction": [-30, 0, 30, 60],
+}
+pictures.frames(show_step, {"length": 1, "eta": 1, "direction": 0}, **knobs)
 
 # %% [markdown]
 # ## 5. A training that slows itself down
 #
-# Put (N2) and (N3) together. Steps make the weight longer; a longer weight makes smaller steps. Without weight decay a constant learning rate is not
+# Put (3.2) and (3.3) together. Steps make the weight longer; a longer weight makes smaller steps. Without weight decay a constant learning rate is not
 # constant at all. How strong is that in a real training? The library's convolutional network on the digits, plain SGD at a constant learning
 # rate for 6 epochs, without momentum and decay. `nn.scale_invariant` knows which weights have a normalizer behind them, and
 # `NormTrace` records the length of each of their channels at every step. Only those weights get the learning rate in the first column, up
@@ -328,7 +278,7 @@ print("         length         effective step size          test")
 print("lr       first  last    first    last    ratio     accuracy")
 for lr, (trace, history) in runs.items():
     length = over_channels(trace.norms.values())
-    step = over_channels(trace.step_sizes(name) for name in trace.norms)  # (N3)
+    step = over_channels(trace.step_sizes(name) for name in trace.norms)  # (3.3)
     print(
         f"{lr:<7g} {length[0]:6.2f} {length[-1]:6.2f}   {step[0]:6.2f}  {step[-1]:6.2f}   {step[0] / step[-1]:6.1f}"
         f"     {history.test_accuracy[-1]:.1%}"
@@ -338,7 +288,7 @@ for lr, (trace, history) in runs.items():
 fig, (left, right) = plt.subplots(1, 2, figsize=(10, 3.3))
 for (lr, (trace, _)), color in zip(runs.items(), (BLUE, GREEN, VERMILLION, PURPLE), strict=True):
     length = over_channels(trace.norms.values())
-    step = over_channels(trace.step_sizes(name) for name in trace.norms)  # (N3)
+    step = over_channels(trace.step_sizes(name) for name in trace.norms)  # (3.3)
     left.loglog(np.arange(1, len(length) + 1), length, color=color, linewidth=2, label=f"lr {lr:g}")
     right.loglog(np.arange(1, len(step) + 1), step, color=color, linewidth=2)
     right.plot([1, len(step)], [step[0]] * 2, ":", color=color, linewidth=1)
@@ -389,21 +339,7 @@ for a in (8.0, 3.0):
 # %%
 x = network.x
 scales = 10.0 ** np.arange(-7, 1.5, 0.5)
-fig, ax = plt.subplots(figsize=(7, 3))
-for name, p in (("L2", 2), ("L1", 1)):
-    sizes = []
-    for scale in scales:
-        y, _ = lpnorm.batch_norm(scale * (x @ w.T), None, None, p=p, eps=1e-5)
-        sizes.append(y.std())
-    ax.semilogx(scales, sizes, markersize=4, label=f"{name}, eps = 1e-5", **look(name))
-ax.set(
-    xlabel="w is multiplied by",
-    ylabel="deviation of the output",
-    title="(1) holds while s is far above eps",
-    ylim=(0, 1.1),
-)
-ax.legend()
-plt.show()
+figures.figure_03_4(scales, w, x)
 
 # %% [markdown]
 # **Figure 4.** *Multiplying the weight changes nothing over many decades. Then the output fades: for L2 where $s$ is near $\sqrt\varepsilon \approx 0.003$, for L1
@@ -422,43 +358,69 @@ for parameter in model.parameters():
     )
 
 # %% [markdown]
-# **Momentum.** The laws (N2) and (3) are for plain SGD. With momentum the step mixes gradients of older directions, so it is no longer quite perpendicular; the bit law of
+# **Momentum.** The laws (3.2) and (3) are for plain SGD. With momentum the step mixes gradients of older directions, so it is no longer quite perpendicular; the bit law of
 # section 6 holds all the same.
 #
 # ## What you have now
 #
-# - With a normalizer behind it, a weight's length is not felt, (1). Its gradient is perpendicular, (N1), and shrinks with the length, (2).
+# - With a normalizer behind it, a weight's length is not felt, (1). Its gradient is perpendicular, (3.1), and shrinks with the length, (2).
 # - What SGD does to the direction depends on $\eta/\lVert w\rVert^2$, (3).
-# - Without decay the length only grows, (N2), and the effective step size falls by itself.
+# - Without decay the length only grows, (3.2), and the effective step size falls by itself.
 # - $w\to aw$, $\eta\to a^2\eta$ is the same training in every bit.
 #
 # Next: [04, weight decay, learning rate and norm are one knob](04_one_knob.ipynb).
 #
 # ## Exercises
 #
+# Each has a cell for your answer and a line that checks it (`exercises.py`). Hints are folded away.
+#
 # ### Exercise 1
 #
-# Use (N2) and (2) to show that $\lVert w\rVert^4$ grows by about $2\eta^2\lVert\nabla L(\hat w)\rVert^2$ in a step. If $\lVert\nabla L(\hat w)\rVert$ stayed constant, how would
-# $\lVert w\rVert$ and the effective step size depend on the number of steps? Compare with Figure 3 on logarithmic axes.
+# Use (3.2) and (2) to show that $\lVert w\rVert^4$ grows by about $2\eta^2\lVert\nabla L(\hat w)\rVert^2$ in a step. If $\lVert\nabla L(\hat w)\rVert$ stayed constant, as which powers of the number of steps $t$ would
+# $\lVert w\rVert$ and the effective step size go? Compare with Figure 3 on logarithmic axes.
+#
+# <details><summary>Hint</summary>
+#
+# Square (3.2), and leave out the term that is small when the step is.
+#
+# </details>
+
 
 # %%
-# Exercise 1: your code.
+power_of_length, power_of_step_size = None, None  # your answers
+answer = None if power_of_length is None else (power_of_length, power_of_step_size)
+print(exercises.check_03_1(answer))
 
 # %% [markdown]
 # ### Exercise 2
 #
 # `trained(1.0)` and `trained(16.0, scale=4)` of section 5 have the same effective step sizes. Compare their losses. They agree to two or three digits but not in every bit: which
-# argument of the batch norms in `models.digits_net` is to blame? Pass `normalize=lambda channels: nn.BatchNorm(channels, eps=0.0)` and look again. Which
-# other property of the number 4 did you need?
+# argument of the batch norms in `models.digits_net` is to blame (give its name)? Without it, another scale than 4 keeps every bit too. Which?
+#
+# <details><summary>Hint</summary>
+#
+# `normalize=lambda channels: nn.BatchNorm(channels, ...=0.0)`. And what does multiplying by 4 do to a floating-point number?
+#
+# </details>
+
 
 # %%
-# Exercise 2: your code.
+argument, scale = None, None  # your answers: a name and a number
+print(exercises.check_03_2(None if argument is None else (argument, scale)))
 
 # %% [markdown]
 # ### Exercise 3
 #
 # Replace batch norm by layer norm: `lpnorm.layer_norm` on pre-activations `x @ w.T`. Multiply *one* channel of $w$ by 3.7: does the output change? Multiply *all* channels
-# by 3.7: does it? Which of the laws (1), (2), (N1), (N2) remain, and for what "weight"?
+# by 3.7: does it? Which of the laws (1), (2), (3.1), (3.2) remain, and for what "weight"?
+#
+# <details><summary>Hint</summary>
+#
+# Over which values does a layer norm take its mean and its scale?
+#
+# </details>
+
 
 # %%
-# Exercise 3: your code.
+one_changes, all_changes = None, None  # your answers: True or False
+print(exercises.check_03_3(None if one_changes is None else (one_changes, all_changes)))

@@ -12,14 +12,9 @@
 # **For whom.** You have read tutorial 03, or know that the direction of a scale-invariant weight moves with the effective step size
 # $\eta/\lVert w\rVert^2$.
 #
-# **How long.** About 25 minutes of reading; the cells run in under a minute.
+# **How long.** About 35 minutes of reading; the cells run in under a minute.
 #
-# **What it needs.** Python 3.10 or later and `lpnorm` with its tutorial extras: `pip install ".[tutorials]"` in the folder of a
-# checkout. Where you cannot do that beforehand (Colab), bring the checkout there, remove the first `#` in the next cell and put the
-# checkout's folder in place of `..`.
-#
-# Equations with a plain number are the paper's; those with an N belong to this notebook. A line of code that computes an equation
-# carries its number.
+# Equations with a plain number are the paper's; those with two, such as (4.1), belong to this notebook. A line of code that computes an equation carries its number.
 
 # %%
 # # %pip install -q "..[tutorials]"
@@ -31,30 +26,27 @@ from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small matrices: threads would only wait
 
+import exercises
+import figures
 import matplotlib.pyplot as plt
 import numpy as np
-from ipywidgets import FloatLogSlider, interact
+import pictures
 
 from lpnorm import nn
 from lpnorm.decay import SGD, GrowingSchedule, NormSchedule, NormTrace, StepSizeCorrection
 from lpnorm.experiments.equilibrium import predicted
-from lpnorm.experiments.exact_step import compare_arms
-from lpnorm.experiments.pictures import BLUE, DASHES, GREEN, GREY, PURPLE, VERMILLION, look
+from lpnorm.experiments.pictures import BLUE, GREEN, VERMILLION
 from lpnorm.experiments.scale_invariance import Network
 from lpnorm.experiments.weight_decay import Study
 
-plt.rc("figure", dpi=100)
-plt.rc("figure.constrained_layout", use=True)
-plt.rc("axes", titlesize=11, axisbelow=True)
-plt.rc("axes.spines", top=False, right=False)
-plt.rc("legend", frameon=False)
+pictures.style()
 
 # %% [markdown]
 # ## 1. What decay cannot do, and what it does
 #
 # One step of SGD with learning rate $\eta$ and weight decay $\lambda$ is
 #
-# $$ w_+ = (1 - \eta\lambda)\,w - \eta\,\nabla L(w). \tag{N1} $$
+# $$ w_+ = (1 - \eta\lambda)\,w - \eta\,\nabla L(w). \tag{4.1} $$
 #
 # The first term only shortens. Behind a normalizer $L\big((1-\eta\lambda)w\big) = L(w)$: decay by itself does not change the function at all. See for yourself, on
 # the network of tutorial 03 (256 digits, linear, batch norm, ReLU, linear):
@@ -94,7 +86,7 @@ class Walk:
         angle = math.radians(degrees)
         self.weight.data = length * np.array([[math.cos(angle), math.sin(angle)]])
         self.invariant = nn.scale_invariant(self.model)
-        self.sgd = SGD([self.weight], lr, weight_decay=decay)  # (N1)
+        self.sgd = SGD([self.weight], lr, weight_decay=decay)  # (4.1)
         self.trace = NormTrace(self.invariant, self.sgd)
 
     def walk(self, steps=300, seed=0, after_step=lambda t: None):
@@ -120,16 +112,7 @@ def draw_walk(ax, path, color, **style):
     ax.plot(0, 0, "+", color="black")
 
 
-fig, axes = plt.subplots(1, 3, figsize=(11.5, 3.8), sharey=True)
-for ax, decay, color in zip(axes, (0.0, 0.02, 0.3), (VERMILLION, BLUE, GREEN), strict=True):
-    path = Walk(lr=0.3, decay=decay).walk()
-    draw_walk(ax, path, color)
-    late = path[150:]
-    spread = np.degrees(np.arctan2(late[:, 1], late[:, 0])).std()
-    size = np.linalg.norm(late, axis=1).mean()
-    ax.set_title(f"decay {decay:g}: length {size:.2f}, direction ±{spread:.0f}°")
-axes[0].set_ylabel("$w_2$")
-plt.show()
+figures.figure_04_1(Walk, draw_walk)
 
 # %% [markdown]
 # **Figure 1.** *A weight with two entries on its way (300 steps, the same batches each time, start at the dot, best direction to the right; the titles measure the second half). Without
@@ -137,29 +120,30 @@ plt.show()
 # decay, and there the direction keeps trembling.*
 #
 # Decay does not make the function simpler here. It decides *how much noise* the direction has. A knob for the step size, then. The next cell has it
-# as a slider where a kernel runs; a stored notebook shows nothing below it. Multiply the learning rate by 4 and divide the decay by 4:
-# what stays?
+# as a slider, and the decay and the first length, each moved by itself. What does ten times the learning rate change, what ten times the decay?
 
 
 # %%
 def show_walk(lr, decay, length):
     _, ax = plt.subplots(figsize=(5.5, 4.5))
     draw_walk(ax, Walk(lr, decay, length).walk(), BLUE)
-    plt.show()
 
 
-lr_slider = FloatLogSlider(value=0.3, base=10, min=-2, max=0.5, step=0.25)
-decay_slider = FloatLogSlider(value=0.02, base=10, min=-4, max=0, step=0.25)
-_ = interact(show_walk, lr=lr_slider, decay=decay_slider, length=(0.25, 3.0, 0.25))
+knobs = {
+    "lr": [0.03, 0.1, 0.3, 1, 3],
+    "decay": [0.002, 0.006, 0.02, 0.06, 0.2],
+    "length": [0.5, 1, 2],
+}
+pictures.frames(show_walk, {"lr": 0.3, "decay": 0.02, "length": 1}, **knobs)
 
 # %% [markdown]
 # ## 2. One knob, exactly
 #
 # Three numbers describe the situation: the length $\lVert w\rVert$, $\eta$ and $\lambda$. Multiply the weight by $a$. By (2) its gradient is divided by $a$, so with
 #
-# $$ w \to a\,w, \qquad \eta \to a^2\,\eta, \qquad \lambda \to \lambda/a^2 \tag{N2} $$
+# $$ w \to a\,w, \qquad \eta \to a^2\,\eta, \qquad \lambda \to \lambda/a^2 \tag{4.2} $$
 #
-# each term of (N1) is multiplied by $a$: $\eta\lambda$ is unchanged, and $\eta\nabla L$ becomes $a^2\eta\cdot\nabla L/a$. The whole training is the same, seen
+# each term of (4.1) is multiplied by $a$: $\eta\lambda$ is unchanged, and $\eta\nabla L$ becomes $a^2\eta\cdot\nabla L/a$. The whole training is the same, seen
 # through a magnifying glass. With momentum too. And since multiplying by a power of two rounds nothing, in every bit
 # (30 steps, momentum 0.9, decay 0.01, float64, $\varepsilon = 0$):
 
@@ -168,7 +152,7 @@ for norm in ("2", "1", "inf", "range"):
     each = Network(norm, seed=0, device="cpu")
     plain = each.descend(each.start, lr=0.1, weight_decay=0.01)
     a = 8.0
-    magnified = each.descend(a * each.start, lr=a**2 * 0.1, weight_decay=0.01 / a**2)  # (N2)
+    magnified = each.descend(a * each.start, lr=a**2 * 0.1, weight_decay=0.01 / a**2)  # (4.2)
     print(f"{norm:6s} every bit of w / a the same: {bool((magnified / a == plain).all())}")
 
 # %% [markdown]
@@ -184,15 +168,15 @@ for norm in ("2", "1", "inf", "range"):
 # $$ \hat\eta = \eta\,\frac{\lVert w\rVert^2}{\lVert w_{\mathrm{WD}}\rVert^2}, \tag{4} $$
 #
 # where $w_{\mathrm{WD}}$ is that channel in the training with decay, at the same step. Then both have the effective step size
-# $\eta/\lVert w_{\mathrm{WD}}\rVert^2$. Is it exact? Divide (N1) by its shortening: with decay the direction is that of
+# $\eta/\lVert w_{\mathrm{WD}}\rVert^2$. Is it exact? Divide (4.1) by its shortening: with decay the direction is that of
 #
 # $$ w_{\mathrm{WD}} - \frac{\eta}{1-\eta\lambda}\,\nabla L(w_{\mathrm{WD}}). $$
 #
 # The decay also makes the step itself a little larger. So for plain SGD the exact correction has one more factor,
 #
-# $$ \hat\eta = \frac{\eta}{1 - \eta\lambda}\,\frac{\lVert w\rVert^2}{\lVert w_{\mathrm{WD}}\rVert^2}. \tag{N3} $$
+# $$ \hat\eta = \frac{\eta}{1 - \eta\lambda}\,\frac{\lVert w\rVert^2}{\lVert w_{\mathrm{WD}}\rVert^2}. \tag{4.3} $$
 #
-# In the library `StepSizeCorrection` is (4), and (N3) with `exact=True`. It takes the trace of the first training. Four walks over the
+# In the library `StepSizeCorrection` is (4), and (4.3) with `exact=True`. It takes the trace of the first training. Four walks over the
 # same batches:
 
 
@@ -210,11 +194,11 @@ walks = {"with decay": decayed.walk()}
 for name, settings in {
     "no decay": None,
     "no decay, (4)": {"exact": False},
-    "no decay, (N3)": {"exact": True},
+    "no decay, (4.3)": {"exact": True},
 }.items():
     free = Walk(lr)
     if settings is not None:
-        correction = StepSizeCorrection(decayed.trace, free.invariant, **settings)  # (4) or (N3)
+        correction = StepSizeCorrection(decayed.trace, free.invariant, **settings)  # (4) or (4.3)
         free.sgd.groups[0]["step_scale"] = correction
     walks[name] = free.walk()
     apart = turned_apart(walks["with decay"], walks[name])
@@ -223,22 +207,7 @@ for name, settings in {
     )
 
 # %%
-fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), width_ratios=[1, 1.2])
-steps = 12
-one, other = walks["with decay"][:steps], walks["no decay, (N3)"][:steps]
-for far in other:
-    left.plot(*np.array([np.zeros(2), far]).T, color=GREY, linewidth=0.6)
-left.plot(*one.T, "o-", color=BLUE, markersize=4, label="with decay")
-left.plot(*other.T, "o-", color=GREEN, markersize=4, label="no decay, (N3)")
-left.set(title="the first 12 steps", aspect="equal", xlabel="$w_1$", ylabel="$w_2$")
-left.set(xlim=(-0.7, 2.2), ylim=(-0.6, 1.9))
-left.legend(loc="upper right")
-for name, color in (("with decay", BLUE), ("no decay", VERMILLION), ("no decay, (N3)", GREEN)):
-    angle = np.degrees(np.unwrap(np.arctan2(walks[name][:, 1], walks[name][:, 0])))
-    right.plot(angle, "--" if "N3" in name else "-", color=color, linewidth=1.4, label=name)
-right.set(title="the direction at every step", xlabel="step", ylabel="degrees", xlim=(0, 120))
-right.legend()
-plt.show()
+figures.figure_04_2(walks)
 
 # %% [markdown]
 # **Figure 2.** *Left: the walk with decay (blue) and the one without decay but with corrected steps (green). Their lengths differ more and more; each pair of dots lies on one ray
@@ -251,26 +220,10 @@ plt.show()
 ARMS = {
     "no decay": "no decay",
     "equation (4)": "equation (4)",
-    "exact": "(N3), exact",
-    "growing": "growing learning rate, (N4)",
+    "exact": "(4.3), exact",
+    "growing": "growing learning rate, (4.4)",
 }
-fig, axes = plt.subplots(1, 3, figsize=(11.5, 3.3), sharey=True)
-for ax, (norm, title) in zip(axes, {"2": "L2", "1": "L1", "inf": "L∞"}.items(), strict=True):
-    errors = compare_arms(norm, seed=0, device="cpu")
-    for arm, label in ARMS.items():
-        ax.semilogy(
-            range(1, 201),
-            np.maximum(errors[arm], 1e-17),
-            color=look(arm)["color"],
-            ls=DASHES.get(arm, "-"),
-            label=label,
-        )
-    worst = ", ".join(f"{ARMS[arm]}: {max(errors[arm]):.0e}" for arm in ARMS)
-    print(f"{title}: largest errors   {worst}")
-    ax.set(title=f"{title} batch norm", xlabel="step")
-axes[0].set_ylabel("error of a direction")
-axes[2].legend(loc="center right", fontsize=9)
-plt.show()
+figures.figure_04_3(ARMS)
 
 # %% [markdown]
 # **Figure 3.** *How far each imitation is from the training with decay. Without correction the directions drift apart (orange). Equation (4) is close (sky blue), and with the
@@ -283,15 +236,15 @@ plt.show()
 # ## 4. Decay replaced by a growing learning rate
 #
 # Equation (4) needs a recording of the other training. It can be done without. Let $v_t = w_t/(1-\eta\lambda)^t$: the decayed weight with its shortening undone. Insert it into
-# (N1), use (2) for the gradient, and what comes out is SGD *without decay*,
+# (4.1), use (2) for the gradient, and what comes out is SGD *without decay*,
 #
-# $$ v_{t+1} = v_t - \eta_t\,\nabla L(v_t), \qquad \eta_t = \eta\,(1-\eta\lambda)^{-(2t+1)}. \tag{N4} $$
+# $$ v_{t+1} = v_t - \eta_t\,\nabla L(v_t), \qquad \eta_t = \eta\,(1-\eta\lambda)^{-(2t+1)}. \tag{4.4} $$
 #
 # Weight decay is an exponentially growing learning rate (Li & Arora 2020). Few people would dare to train with one.
 
 # %%
 growing = Walk(lr)
-schedule = GrowingSchedule(lr, decay)  # (N4)
+schedule = GrowingSchedule(lr, decay)  # (4.4)
 growing.sgd.groups[0]["step_scale"] = lambda parameter: schedule(growing.sgd.t)
 path = growing.walk(steps=60)
 apart = turned_apart(walks["with decay"][:60], path)
@@ -306,7 +259,7 @@ print(f"the direction differs from the walk with decay by {apart.max():.0e} degr
 # The third way: forget decay, and after each step set the length to what you want. A schedule that divides the learning rate by 10
 # becomes one that multiplies the length by $\sqrt{10}$, since
 #
-# $$ \frac{\eta/10}{\lVert w\rVert^2} = \frac{\eta}{\big(\sqrt{10}\,\lVert w\rVert\big)^2}. \tag{N5} $$
+# $$ \frac{\eta/10}{\lVert w\rVert^2} = \frac{\eta}{\big(\sqrt{10}\,\lVert w\rVert\big)^2}. \tag{4.5} $$
 #
 # `NormSchedule` does that. Two walks of 200 steps whose length is held at 1: in one the learning rate falls to a tenth at step 100, in the other the length
 # grows by $\sqrt{10}$.
@@ -323,7 +276,7 @@ def held(drop_rate):
             walk.sgd.lr_factor = 0.1 if late else 1.0
             schedule.apply(t)
         else:
-            schedule.apply(t, factor=math.sqrt(10) if late else 1.0)  # (N5)
+            schedule.apply(t, factor=math.sqrt(10) if late else 1.0)  # (4.5)
 
     return walk.walk(200, after_step=after_step)
 
@@ -332,20 +285,7 @@ by_rate, by_norm = held(True), held(False)
 print(f"largest angle between the two walks: {turned_apart(by_rate, by_norm).max():.0e} degrees")
 
 # %%
-fig, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=[1, 1.4])
-for path, color, label in (
-    (by_norm, PURPLE, "length × √10"),
-    (by_rate, BLUE, "learning rate / 10"),
-):
-    left.plot(*path.T, ".", color=color, markersize=4, label=label)
-left.plot(0, 0, "+", color="black")
-left.set(aspect="equal", xlabel="$w_1$", ylabel="$w_2$", title="the two walks", ylim=(-1, 1.6))
-left.legend(loc="upper right", fontsize=9)
-for path, style, color in ((by_norm, "-", PURPLE), (by_rate, "--", BLUE)):
-    right.plot(np.degrees(np.arctan2(path[:, 1], path[:, 0])), style, color=color)
-right.axvline(100, color="black", linestyle=":", linewidth=1)
-right.set(title="their directions coincide", xlabel="step", ylabel="degrees")
-plt.show()
+figures.figure_04_4(by_norm, by_rate)
 
 # %% [markdown]
 # **Figure 4.** *Left: one walk stays on the circle of radius 1, the other jumps to a circle of radius $\sqrt{10}$. Right: the directions are the same, and both become quiet
@@ -358,7 +298,7 @@ plt.show()
 # balance $\lVert w\rVert^2 = (1-\eta\lambda)^2\lVert w\rVert^2 + \eta^2\,\mathbb E\lVert\tilde g\rVert^2/\lVert w\rVert^2$, where $\tilde g$ is the gradient at length 1. Solve for the length:
 #
 # $$ \lVert w\rVert^4 = \frac{\eta\;\mathbb E\lVert\tilde g\rVert^2}{\lambda\,(2-\eta\lambda)}, \qquad
-# \text{angle per step} = \arccos(1-\eta\lambda) \approx \sqrt{2\eta\lambda}. \tag{N6} $$
+# \text{angle per step} = \arccos(1-\eta\lambda) \approx \sqrt{2\eta\lambda}. \tag{4.6} $$
 #
 # (With momentum $\alpha$: $\lVert w\rVert^4 = \eta\,\mathbb E\lVert\tilde g\rVert^2\big/\big(\lambda(1-\alpha)(2-\tfrac{\eta\lambda}{1+\alpha})\big)$ and $\arccos\big(1-\tfrac{\eta\lambda}{1+\alpha}\big)$. This goes beyond the paper.) The angle does not depend on
 # the data at all! A test with gradients that are pure noise, perpendicular to $w$, from three starting lengths:
@@ -388,7 +328,7 @@ def settle(lr, decay, momentum, start, steps=600, size=300):
 
 
 def draw_settling(ax, lr, decay, momentum):
-    balance, angle = predicted(lr, decay, momentum, 299)  # (N6)
+    balance, angle = predicted(lr, decay, momentum, 299)  # (4.6)
     for start, color in ((0.3, BLUE), (1.5, GREEN), (4.0, VERMILLION)):
         lengths, measured = settle(lr, decay, momentum, start * balance)
         ax.plot(np.array(lengths) / balance, color=color)
@@ -404,26 +344,28 @@ def draw_settling(ax, lr, decay, momentum):
 fig, axes = plt.subplots(1, 3, figsize=(11.5, 3.4), sharey=True)
 for ax, stop in zip(axes, [(0.1, 0.1, 0.0), (0.01, 1.0, 0.0), (0.1, 0.01, 0.9)], strict=True):
     draw_settling(ax, *stop)
-axes[0].set_ylabel("length / length by (N6)")
+axes[0].set_ylabel("length / length by (4.6)")
 plt.show()
 
 # %% [markdown]
-# **Figure 5.** *Whatever the start (three colours), the length goes to the balance of (N6), and the angle per step is that of theory. The first two have the same product $\eta\lambda$,
+# **Figure 5.** *Whatever the start (three colours), the length goes to the balance of (4.6), and the angle per step is that of theory. The first two have the same product $\eta\lambda$,
 # so the same angle and the same way there, although the learning rates differ tenfold. The third has the same $\eta\lambda$ up to the factor $1-\alpha$.*
 #
-# Long before the balance is reached the learning rate acts as we expect; after it, $\eta$ and $\lambda$ are interchangeable. Sliders, where a kernel runs:
+# Long before the balance is reached the learning rate acts as we expect; after it, $\eta$ and $\lambda$ are interchangeable. Sliders, each moved by itself:
 
 
 # %%
 def show_settling(lr, decay, momentum):
     _, ax = plt.subplots(figsize=(6, 3.4))
     draw_settling(ax, lr, decay, momentum)
-    plt.show()
 
 
-lr_slider = FloatLogSlider(value=0.1, base=10, min=-2, max=0, step=0.25)
-decay_slider = FloatLogSlider(value=0.1, base=10, min=-2, max=-0.5, step=0.25)
-_ = interact(show_settling, lr=lr_slider, decay=decay_slider, momentum=[0.0, 0.5, 0.9])
+knobs = {
+    "lr": [0.01, 0.03, 0.1, 0.3, 1],
+    "decay": [0.01, 0.03, 0.1, 0.3],
+    "momentum": [0.0, 0.5, 0.9],
+}
+pictures.frames(show_settling, {"lr": 0.1, "decay": 0.1, "momentum": 0.0}, **knobs)
 
 # %% [markdown]
 # ## 7. The paper's experiment on a small scale
@@ -448,30 +390,7 @@ for arm in results[0]:
     )
 
 # %%
-fig, axes = plt.subplots(1, 4, figsize=(12, 3.2))
-for arm, mine in results[0].items():
-    color, style, epochs = look(arm)["color"], DASHES.get(arm, "-"), range(1, 13)
-    for ax, values in zip(
-        axes,
-        (
-            mine["norm"],
-            mine["step_size"],
-            np.degrees(mine["angle"]),
-            100 * (1 - np.array(mine["test_accuracy"])),
-        ),
-        strict=True,
-    ):
-        ax.plot(epochs, values, color=color, linestyle=style, linewidth=2, label=arm)
-for ax, title in zip(
-    axes,
-    ("length of a channel", "effective step size", "angle per step (degrees)", "test error (%)"),
-    strict=True,
-):
-    ax.set(title=title, xlabel="epoch", yscale="log", xticks=[1, 6, 9, 12])
-    ax.minorticks_off()
-axes[0].legend(fontsize=9)
-axes[3].set_yticks([0.3, 1, 3, 10, 30], ["0.3", "1", "3", "10", "30"])
-plt.show()
+figures.figure_04_6(results)
 
 # %% [markdown]
 # **Figure 6.** *Lengths, effective step sizes, angles and errors of the four trainings (seed 0). The lengths go four ways. The effective step size of the uncorrected training falls
@@ -487,36 +406,66 @@ plt.show()
 # ## What you have now
 #
 # - Decay changes nothing about the function of a scale-invariant weight. It sets the effective step size.
-# - $w\to aw$, $\eta\to a^2\eta$, $\lambda\to\lambda/a^2$ is the same training, bit by bit, (N2).
-# - It can be replaced: by (4), exactly by (N3), by a growing learning rate, by an imposed norm.
-# - Decay and gradients balance at (N6), where the angle per step is $\sqrt{2\eta\lambda}$ whatever the data.
+# - $w\to aw$, $\eta\to a^2\eta$, $\lambda\to\lambda/a^2$ is the same training, bit by bit, (4.2).
+# - It can be replaced: by (4), exactly by (4.3), by a growing learning rate, by an imposed norm.
+# - Decay and gradients balance at (4.6), where the angle per step is $\sqrt{2\eta\lambda}$ whatever the data.
 #
 # Next: [05, L1, L∞ and Top-k](05_l1_linf_topk.ipynb), or [07, weight norm](07_weight_norm.ipynb), which removes the length altogether.
 #
 # ## Exercises
 #
+# Each has a cell for your answer and a line that checks it (`exercises.py`). Hints are folded away.
+#
 # ### Exercise 1
 #
-# In section 3 use momentum 0.9 in both walks (`SGD(..., momentum=0.9)`). How far apart are the directions now, with (4), with (N3), and with `on="gradient"`? Which of the
-# three is best, and does it stay so for small $\eta\lambda$?
+# In section 3 use momentum 0.9 in both walks (`SGD(..., momentum=0.9)`). How far apart are the directions now, with (4), with (4.3), and with `on="gradient"`? Which of the
+# three is best? (Answer `"(4)"`, `"(4.3)"` or `"gradient"`.)
+#
+# <details><summary>Hint</summary>
+#
+# `Walk` takes a learning rate and a decay; give it the momentum, and run the cell that prints the angles once more, with small $\eta\lambda$ (0.1 and 0.01).
+#
+# </details>
+
 
 # %%
-# Exercise 1: your code.
+best = None  # your answer
+print(exercises.check_04_1(best))
 
 # %% [markdown]
 # ### Exercise 2
 #
-# *Decoupled* decay (`SGD(..., decoupled=True)`) shortens the weight without going through the momentum buffer. Repeat one panel of Figure 5 with momentum 0.9 and decoupled decay. Where does
-# the length settle now? Derive it along the lines of (N6), first without momentum, where nothing should change.
+# *Decoupled* decay (`SGD(..., decoupled=True)`) shortens the weight without going through the momentum buffer. Where does the length settle now? Derive it along the lines of (4.6), first without momentum, where nothing should change, and write
+# it as a function of $\eta$, $\lambda$, the momentum $\alpha$ and $\mathbb E\lVert\tilde g\rVert^2$.
+#
+# <details><summary>Hint</summary>
+#
+# In the balance of $\lVert w\rVert^2$ there is now $\langle w, b\rangle$, $b$ the buffer. It has a balance of its own: write down
+# $\mathbb E\langle w_{t+1}, b_t\rangle$ and $\mathbb E\lVert b\rVert^2$, the new gradient being perpendicular to $w_t$ and to the past.
+#
+# </details>
+
 
 # %%
-# Exercise 2: your code.
+def settled(lr, decay, momentum, gradient_squared):
+    return None  # your answer: the length
+
+
+print(exercises.check_04_2(settled))
 
 # %% [markdown]
 # ### Exercise 3
 #
-# $\gamma$ and $\beta$ of a batch norm, and the last layer, are not scale-invariant. What does decay do to them? Look at `Study` in `lpnorm/experiments/weight_decay.py`: which parameters
-# are decayed in which arm? Why did the authors let the last layer keep its decay in the arms without?
+# $\gamma$ and $\beta$ of a batch norm, and the last layer, are not scale-invariant. What does decay do to them? Look at `Study` in `lpnorm/experiments/weight_decay.py`. Which parameters of `models.digits_net()` keep their decay in the arms
+# without, and why? (A list of names; `[p.name for p in models.digits_net().parameters()]` has them all.)
+#
+# <details><summary>Hint</summary>
+#
+# For which of them is decay more than a step size?
+#
+# </details>
+
 
 # %%
-# Exercise 3: your answer.
+keep_their_decay = None  # your answer
+print(exercises.check_04_3(keep_their_decay))

@@ -8,14 +8,9 @@
 #
 # **For whom.** You have read tutorial 02 (one backward pass for every norm), or you have an implementation of your own and want to know. Section 7 is for people who use PyTorch; nothing else needs it.
 #
-# **How long.** About 25 minutes of reading; the cells run in less than a minute.
+# **How long.** About 50 minutes of reading; the cells run in less than a minute.
 #
-# **What it needs.** Python 3.10 or later and `lpnorm` with its tutorial extras: `pip install ".[tutorials]"` in the folder of a
-# checkout. Where you cannot do that beforehand (Colab), bring the checkout there, remove the first `#` in the next cell and put the
-# checkout's folder in place of `..`. For section 7 also PyTorch (`pip install torch`, the CPU version will do); without it its cells say so and do nothing.
-#
-# Equations with a plain number are the paper's; those with an N belong to this notebook. A line of code that computes an equation
-# carries its number.
+# Equations with a plain number are the paper's; those with two, such as (8.1), belong to this notebook. A line of code that computes an equation carries its number.
 
 # %%
 # # %pip install -q "..[tutorials]"
@@ -32,44 +27,39 @@ from types import SimpleNamespace
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # small matrices: threads would only wait
 
-import matplotlib.pyplot as plt
+import exercises
+import figures
 import numpy as np
-from ipywidgets import interact
-from matplotlib.colors import ListedColormap
+import pictures
 
 import lpnorm
 from lpnorm import data, decay, models, nn, training, verify
-from lpnorm.experiments.pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION
 
 try:
     import torch
 except ImportError:
     torch = None
 
-plt.rc("figure", dpi=100)
-plt.rc("figure.constrained_layout", use=True)
-plt.rc("axes", titlesize=11, axisbelow=True)
-plt.rc("axes.spines", top=False, right=False)
-plt.rc("legend", frameon=False)
+pictures.style()
 
 # %% [markdown]
 # ## 1. The layer in the dock
 #
 # Here it is, as somebody might have written it after tutorial 02. For each channel, over its $n$ values:
 #
-# $$ d_i = x_i - \operatorname{mean}(x), \tag{N1} $$
+# $$ d_i = x_i - \operatorname{mean}(x), \tag{8.1} $$
 #
 # $$ s = C_1\operatorname{mean}\lvert d\rvert + \varepsilon, \qquad C_1 = \sqrt{\pi/2}, \tag{5} $$
 #
-# $$ \hat x_i = d_i/s, \qquad y_i = \gamma\,\hat x_i + \beta. \tag{N2} $$
+# $$ \hat x_i = d_i/s, \qquad y_i = \gamma\,\hat x_i + \beta. \tag{8.2} $$
 #
 # And backward, with $g = \gamma\,dy$ and the gradient of the scale $h_i = \partial s/\partial d_i$:
 #
-# $$ h_i = \frac{C_1}{n}\operatorname{sign}(d_i), \tag{N3} $$
+# $$ h_i = \frac{C_1}{n}\operatorname{sign}(d_i), \tag{8.3} $$
 #
-# $$ T = \sum_i g_i\hat x_i, \tag{N4} $$
+# $$ T = \sum_i g_i\hat x_i, \tag{8.4} $$
 #
-# $$ dx_i = \frac{g_i - \operatorname{mean}(g) - T\,(h_i - \operatorname{mean}(h))}{s}. \tag{N5} $$
+# $$ dx_i = \frac{g_i - \operatorname{mean}(g) - T\,(h_i - \operatorname{mean}(h))}{s}. \tag{8.5} $$
 
 # %%
 C1 = math.sqrt(math.pi / 2)
@@ -81,9 +71,9 @@ def forward(x, gamma, beta, eps):
     n = math.prod(x.shape[axis] for axis in axes)
     one_a_channel = (1, -1) + (1,) * (x.ndim - 2)
     gamma, beta = gamma.reshape(one_a_channel), beta.reshape(one_a_channel)
-    d = x - x.mean(axis=axes, keepdims=True)  # (N1)
+    d = x - x.mean(axis=axes, keepdims=True)  # (8.1)
     s = C1 * abs(d).mean(axis=axes, keepdims=True) + eps  # (5)
-    x_hat = d / s  # (N2)
+    x_hat = d / s  # (8.2)
     return gamma * x_hat + beta, (axes, n, gamma, d, s, x_hat)
 
 
@@ -92,9 +82,9 @@ def backward(dy, cache):
     axes, n, gamma, d, s, x_hat = cache
     mean = lambda a: a.mean(axis=axes, keepdims=True)  # noqa: E731
     g = gamma * dy
-    h = C1 / n * np.sign(d)  # (N3)
-    T = (g * x_hat).sum(axis=axes, keepdims=True)  # (N4)
-    dx = (g - mean(g) - T * (h - mean(h))) / s  # (N5)
+    h = C1 / n * np.sign(d)  # (8.3)
+    T = (g * x_hat).sum(axis=axes, keepdims=True)  # (8.4)
+    dx = (g - mean(g) - T * (h - mean(h))) / s  # (8.5)
     return dx, (dy * x_hat).sum(axis=axes), dy.sum(axis=axes)
 
 
@@ -212,38 +202,7 @@ for name, (f, b) in CANDIDATES.items():
     print(f"{name:24s} " + "   ".join(row))
 
 # %%
-fig, (left, right) = plt.subplots(1, 2, figsize=(11.5, 3.5), width_ratios=[1, 1.5])
-for (_name, runs), color in zip(curves.items(), (GREEN, VERMILLION), strict=True):
-    for number, run in enumerate(runs):
-        left.plot(
-            range(1, 6),
-            run,
-            "o-",
-            color=color,
-            markersize=4,
-            alpha=0.8,
-            label=_name if number == 0 else None,
-        )
-left.set(
-    title="test accuracy with a right and a wrong dx",
-    xlabel="epoch",
-    xticks=range(1, 6),
-    ylabel="%",
-)
-left.legend(loc="lower right")
-for i, (which, color) in enumerate(zip(upstream, (GREY, ORANGE, BLUE), strict=True)):
-    heights = [max(found[name, which], 1e-12) for name in CANDIDATES]
-    right.barh(
-        np.arange(5) + 0.26 * (i - 1), heights, left=1e-13, height=0.24, color=color, label=which
-    )
-right.axvline(1e-6, color="black", linestyle=":", linewidth=1)
-right.set_yticks(range(5), list(CANDIDATES))
-right.invert_yaxis()
-right.set(
-    xscale="log", xlabel="error of the gradient check (dotted: passes below)", xlim=(1e-13, 30)
-)
-right.legend(loc="lower left", bbox_to_anchor=(1, 0.3), title="upstream")
-plt.show()
+figures.figure_08_1(CANDIDATES, curves, found, upstream)
 
 # %% [markdown]
 # **Figure 1.** *Left: three seeds each. One of the wrong ones starts late; at the end nothing tells them apart. Right: the gradient check. With $dy = 1$ every candidate passes, the one that returns zeros included: adding the outputs of a batch norm gives a constant. $\sum\lvert y\rvert$ is constant too, under L1, and
@@ -319,7 +278,7 @@ print(report)
 #
 # The Taylor remainder deserves a picture. Let $f(x) = \sum dy\,y$. If $dx$ is its derivative, then
 #
-# $$ R(t) = \big\lvert f(x + t\,v) - f(x) - t\,\langle dx, v\rangle\big\rvert = O(t^2), \tag{N6} $$
+# $$ R(t) = \big\lvert f(x + t\,v) - f(x) - t\,\langle dx, v\rangle\big\rvert = O(t^2), \tag{8.6} $$
 #
 # and if it is not, $R(t) = O(t)$. No tolerance is needed, only the slope.
 
@@ -333,22 +292,10 @@ def remainder(pair, t):
     f, b = pair
     y, cache = f(x, gamma, beta, 1e-5)
     moved, _ = f(x + t * v, gamma, beta, 1e-5)
-    return abs(((moved - y) * dy).sum() - t * (b(dy, cache)[0] * v).sum())  # (N6)
+    return abs(((moved - y) * dy).sum() - t * (b(dy, cache)[0] * v).sum())  # (8.6)
 
 
-fig, ax = plt.subplots(figsize=(8.5, 3.4))
-lines = {"right": (forward, backward), "mean(g) forgotten": None, "C forgotten in h": None}
-for (name, pair), color in zip(lines.items(), (GREEN, VERMILLION, PURPLE), strict=True):
-    pair = pair or plant(*PLANTED[name])
-    ax.loglog(
-        steps, [remainder(pair, t) for t in steps], "o-", color=color, markersize=4, label=name
-    )
-ax.loglog(steps, steps**2, ":", color="black", label="$t^2$")
-ax.loglog(steps, steps / 8, "--", color="black", linewidth=1, label="$t / 8$")
-ax.invert_xaxis()
-ax.set(xlabel="step t (smaller to the right)", ylabel="remainder R(t)")
-ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-plt.show()
+figures.figure_08_2(PLANTED, backward, forward, plant, remainder, steps)
 
 # %% [markdown]
 # **Figure 2.** *The remainder of a right and two wrong gradients. The right one falls with $t^2$ down to the level of rounding; the wrong ones with $t$ as soon as that is the larger part. The judge measures the slope.*
@@ -373,17 +320,7 @@ names = list(dict.fromkeys(name for report in reports.values() for name in outco
 grid = np.array(
     [[outcome(report).get(name, True) for name in names] for report in reports.values()]
 )
-fig, ax = plt.subplots(figsize=(11.5, 5))
-ax.imshow(grid, cmap=ListedColormap([VERMILLION, "#dcebf5"]), vmin=0, vmax=1, aspect="auto")
-ax.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8.5)
-ax.set_yticks(range(len(reports)), list(reports))
-ax.set_xticks(np.arange(len(names)) - 0.5, minor=True)
-ax.set_yticks(np.arange(len(reports)) - 0.5, minor=True)
-ax.grid(which="minor", color="white", linewidth=1.5)
-ax.tick_params(which="both", length=0)
-for side in ("left", "bottom"):
-    ax.spines[side].set_visible(False)
-plt.show()
+figures.figure_08_3(grid, names, reports)
 
 # %% [markdown]
 # **Figure 3.** *Rows: planted mistakes. Columns: checks (in all dtypes together). Red: the check fails.*
@@ -400,7 +337,7 @@ plt.show()
 #
 # Where people differ without being wrong, the judge recognises what a candidate does, names it, and goes on judging by it. A famous case is where $\varepsilon$ goes: added to $s$, or inside a root as in L2,
 #
-# $$ s = \sqrt{\phi^2 + \varepsilon}, \qquad \phi = C_1\operatorname{mean}\lvert d\rvert, \qquad h_i = \frac{\partial s}{\partial d_i} = \frac\phi s\cdot\frac{C_1}n\operatorname{sign}(d_i). \tag{N7} $$
+# $$ s = \sqrt{\phi^2 + \varepsilon}, \qquad \phi = C_1\operatorname{mean}\lvert d\rvert, \qquad h_i = \frac{\partial s}{\partial d_i} = \frac\phi s\cdot\frac{C_1}n\operatorname{sign}(d_i). \tag{8.7} $$
 #
 # Both the forward and the backward must follow. So we plant two replacements, and then, as a test of the judge, only the first.
 
@@ -412,7 +349,7 @@ inside = RIGHT.replace(
 half = plant("np.sqrt(phi**2 + eps)", "np.sqrt(phi**2 + eps)", inside)  # the forward only
 both = plant(
     "h = C1 / n * np.sign(d)", "h = C1 * mean(abs(d)) / s * C1 / n * np.sign(d)", inside
-)  # (N7)
+)  # (8.7)
 for name, pair in (("forward and backward", both), ("forward only", half)):
     print(f"{name}:\n    {verify.check(pair, p=1).verdict}")
 
@@ -587,20 +524,19 @@ for power in (-3, -5, -7, -9, -11, -13, -15):
 # %% [markdown]
 # That is how close the bounds are to rounding itself. What lies below them no test can tell from an honest rounding error.
 #
-# Move through the mistakes, where a kernel runs; the picture is the answer of each check.
+# Move through the mistakes:
 
 
 # %%
 def show_mistake(name):
     report = reports[name]
     failed = [check for check, passed in outcome(report).items() if not passed]
-    print(f"{name}: {report.verdict}")
-    for diagnosis in report.diagnoses:
-        print("   ", diagnosis)
-    print(f"{len(failed)} of {len(names)} kinds of check failed: " + ", ".join(failed))
+    lines = [f"{name}: {report.verdict}", *("    " + words for words in report.diagnoses)]
+    lines.append(f"{len(failed)} of {len(names)} kinds of check failed: " + ", ".join(failed))
+    return "\n".join(lines)
 
 
-_ = interact(show_mistake, name=list(reports))
+pictures.frames(show_mistake, {"name": next(iter(reports))}, name=list(reports))
 
 # %% [markdown]
 # ## What you have now
@@ -615,26 +551,52 @@ _ = interact(show_mistake, name=list(reports))
 #
 # ## Exercises
 #
+# Each has a cell for your answer and a line that checks it (`exercises.py`). Hints are folded away.
+#
 # ### Exercise 1
 #
-# Plant a mistake that the judge does not see: `plant(old, new)` with a verdict of *correct*, although the layer is wrong for some input. (What does the judge not vary? Sizes? The order of calls?) If you find one that a user could run into, it is worth an issue.
+# Plant a mistake that the judge does not see: `plant(old, new)` with a verdict of *correct*, although the layer is wrong for some input. (What does the judge not vary? Sizes? The order of calls?) Give the pair and an x for which its output is wrong, of shape $(N, C)$ or with more axes.
+#
+# <details><summary>Hint</summary>
+#
+# The judge tries some sizes, and not others.
+#
+# </details>
+
 
 # %%
-# Exercise 1: your code.
+unseen, x_where_it_is_wrong = None, None  # your answers: (forward, backward) and an array
+print(exercises.check_08_1(None if unseen is None else (unseen, x_where_it_is_wrong)))
 
 # %% [markdown]
 # ### Exercise 2
 #
-# Write L∞ batch norm (tutorial 02, Exercise 3 has the gradient): $s = C_\infty(n)\max\lvert d\rvert + \varepsilon$ with `lpnorm.gaussian_constant(math.inf, n)`. Give the whole gradient to the *first* of several tied values, as `argmax` does, and check it with `p=math.inf`. Which verdict do you get, and do you agree with it? Then give each of the tied values the *full*
+# Write L∞ batch norm, forward and backward (tutorial 02, sections 4 and 6): $s = C_\infty(n)\max\lvert d\rvert + \varepsilon$ with `lpnorm.gaussian_constant(math.inf, n)`. Give the whole gradient to the *first* of several tied values, as `argmax` does. Which verdict do you get, and do you agree with it? Then give each of the tied values the *full*
 # gradient.
+#
+# <details><summary>Hint</summary>
+#
+# `argmax` along the rows of a channel, `np.put_along_axis` for $h$.
+#
+# </details>
+
 
 # %%
-# Exercise 2: your code.
+linf_pair = None  # your answer: (forward, backward)
+print(exercises.check_08_2(linf_pair))
 
 # %% [markdown]
 # ### Exercise 3
 #
-# Two mistakes at once: plant *gamma forgotten in T* and *dbeta a mean* together, then *mean(g) forgotten* and *C forgotten in h*. For which pair does the judge name both? Explain the difference from what each mistake changes ($y$, $dx$, $dγ$, $dβ$).
+# Two mistakes at once: plant two of the list, in places of your choice, into one pair (`plant(old, new, text)` takes a text that has one already). Does the judge name both? With how many at once does it lose the thread, and why does it matter whether they change one output or several ($y$, $dx$, $d\gamma$, $d\beta$)?
+#
+# <details><summary>Hint</summary>
+#
+# `RIGHT.replace(old, new)` is a text with one mistake.
+#
+# </details>
+
 
 # %%
-# Exercise 3: your code.
+two_mistakes = None  # your answer: (forward, backward)
+print(exercises.check_08_3(two_mistakes))

@@ -2,15 +2,16 @@
 
     python tutorials/build.py           # all of them
     python tutorials/build.py 03 05     # those whose names start with 03 or 05
+    python tutorials/build.py --html DIR    # the stored notebooks and the reference as a site
 
 Every tutorial is a pair. NAME.py (jupytext's percent format) is the source, which you edit and
 review; NAME.ipynb is that source with its outputs, and this file is what writes it. If you have
 edited a notebook in Jupyter, `jupytext --sync tutorials/NAME.ipynb` brings the edits into NAME.py.
 
 A notebook is stored as a reader without a kernel should find it: no timestamps, each cell's output
-in one piece, and no widgets, which only show where a kernel runs (the picture before a slider
-stands in for it). Its metadata hold a digest of the code that gave the outputs, so that outputs
-of other code are noticed (`tests/test_tutorials.py`).
+in one piece, and sliders that move without one (`pictures.frames`). Its metadata hold a digest of
+the code that gave the outputs, so that outputs of other code are noticed
+(`tests/test_tutorials.py`).
 """
 
 from __future__ import annotations
@@ -30,18 +31,6 @@ from nbclient import NotebookClient
 import lpnorm
 
 HERE = Path(__file__).parent
-WIDGET = "application/vnd.jupyter.widget-view+json"
-
-# runs last, and is not stored: every slider to both of its ends
-MOVE_SLIDERS = """
-import gc
-import ipywidgets
-for _made in [o for o in gc.get_objects() if isinstance(o, ipywidgets.interactive)]:
-    for _control in _made.children[:-1]:
-        _ends = [_control.min, _control.max] if hasattr(_control, "max") else _control.options
-        for _end in _ends:
-            _control.value = _end[1] if isinstance(_end, tuple) else _end
-"""
 
 
 def sources(names: list[str] | None = None) -> list[Path]:
@@ -59,8 +48,7 @@ def code_digest(notebook: nbformat.NotebookNode) -> str:
 def execute(source: Path) -> nbformat.NotebookNode:
     """The notebook of a .py file, run from a clean kernel with the lpnorm that is imported here.
 
-    Raises CellExecutionError (nbclient) if a cell fails and RuntimeError if a slider does, at its
-    first position or at its ends.
+    Raises CellExecutionError (nbclient) if a cell fails.
     """
     notebook = jupytext.read(source)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -74,8 +62,6 @@ def execute(source: Path) -> nbformat.NotebookNode:
         ids.add(cell["id"])
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     digest = code_digest(notebook)
-    sliders = nbformat.v4.new_code_cell(MOVE_SLIDERS)
-    notebook.cells.append(sliders)
 
     inline = "module://matplotlib_inline.backend_inline"
     environment = {**os.environ, "PYTHONPATH": str(Path(lpnorm.__file__).parents[1])}
@@ -85,23 +71,18 @@ def execute(source: Path) -> nbformat.NotebookNode:
     )
     client.execute(cwd=str(HERE), env={**environment, "MPLBACKEND": inline})
 
-    widgets = notebook.metadata.pop("widgets", {}).get("application/vnd.jupyter.widget-state+json")
-    for model in (widgets or {"state": {}})["state"].values():
-        for output in model["state"].get("outputs", []):
-            if output["output_type"] == "error":
-                raise RuntimeError(
-                    f"{source.name}, a slider: {output['ename']}: {output['evalue']}"
-                )
-    notebook.cells.remove(sliders)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
     notebook.metadata["language_info"] = {"name": "python"}  # and not the version of this machine
     notebook.metadata["lpnorm"] = {"code": digest}
     return notebook
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["--html"]:
+        if len(sys.argv) != 3:
+            sys.exit("usage: python tutorials/build.py --html DIR")
+        import pages  # needs latex2mathml and pdoc: pip install ".[site]"
+
+        return pages.write(Path(sys.argv[2]), sources())
     for source in sources(sys.argv[1:]):
         if "# needs torch" in source.read_text("utf-8") and not importlib.util.find_spec("torch"):
             sys.exit(f"{source.stem} shows what PyTorch does: pip install torch before storing it")
