@@ -166,9 +166,8 @@ plt.show()
 #
 # **Finite differences**, as in section 1, now for every norm and against the library as well. (`axis=0` says that rows are channels, `None` leaves out scale and shift, and `eps=0` a safeguard that section 4 explains.)
 
+
 # %%
-
-
 def library_dx(dy, x, p, eps=0.0):
     _, cache = lpnorm.batch_norm(x, None, None, p=p, axis=0, eps=eps)
     return lpnorm.batch_norm_backward(dy, cache)[0]
