@@ -30,7 +30,7 @@ import pictures
 
 import lpnorm
 from lpnorm import data, models, nn
-from lpnorm.experiments.pictures import BLUE, GREY, look
+from lpnorm.experiments.pictures import look
 
 pictures.style()
 
@@ -216,14 +216,8 @@ def band(ax, p, n, scale):
     values[0, n // 3] = 5.0
     values *= scale
     s = measure(values, p, "exact").item()
-    ax.bar(np.arange(n), (values - values.mean())[0], color=GREY, width=1.0 if n > 40 else 0.8)
-    ax.axhspan(-s, s, color=BLUE, alpha=0.25, linewidth=0)
-    ax.axhline(0, color="black", linewidth=0.6)
-    ax.set(
-        ylim=(-6 * scale, 6 * scale),
-        xticks=[],
-        title=f"p = {p:g}, n = {n}, scale {scale:.3g}\ns = {s:.3g}",
-    )
+    title = f"p = {p:g}, n = {n}, scale {scale:.3g}\ns = {s:.3g}"
+    figures.band(ax, (values - values.mean())[0], s, 6 * scale, title)
 
 
 fig, axes = plt.subplots(1, 4, figsize=(11, 3))

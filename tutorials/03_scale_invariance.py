@@ -32,7 +32,7 @@ import pictures
 
 from lpnorm import data, models, nn, training
 from lpnorm.decay import SGD, NormTrace, channel_norms
-from lpnorm.experiments.pictures import BLUE, GREEN, GREY, PURPLE, VERMILLION
+from lpnorm.experiments.pictures import BLUE, GREEN, PURPLE, VERMILLION
 from lpnorm.experiments.scale_invariance import Network
 
 pictures.style()
@@ -194,26 +194,8 @@ def draw_step(ax, radius, eta, degrees=0.0):
     start = radius * np.array([math.cos(t), math.sin(t)])
     end = start - eta * np.array(at(*start)[1:])
     turned = math.degrees(math.atan2(end[1], end[0]) - t)
-    circle = np.linspace(0, 2 * np.pi, 100)
-    ax.plot(radius * np.cos(circle), radius * np.sin(circle), color=GREY, linewidth=0.8)
-    for point, color in ((start, GREY), (end, VERMILLION)):
-        ax.plot([0, 4 * point[0]], [0, 4 * point[1]], ":", color=color, linewidth=1.2)
-    ax.annotate(
-        "",
-        end,
-        start,
-        arrowprops={"arrowstyle": "-|>", "color": VERMILLION, "lw": 2, "shrinkA": 0, "shrinkB": 0},
-    )
-    ax.plot(*start, "o", color="black", markersize=5)
     title = f"length {radius:.3g}, learning rate {eta:.3g}\neffective {eta / radius**2:.3g}: turned by {turned:.1f}°"
-    ax.set(
-        xlim=(-0.3, 2.6),
-        ylim=(-0.8, 2.1),
-        aspect="equal",
-        xticks=range(3),
-        yticks=range(3),
-        title=title,
-    )
+    figures.step(ax, start, end, title)
 
 
 fig, axes = plt.subplots(1, 4, figsize=(12, 3.6), sharey=True)

@@ -35,7 +35,7 @@ import pictures
 from lpnorm import nn
 from lpnorm.decay import SGD, GrowingSchedule, NormSchedule, NormTrace, StepSizeCorrection
 from lpnorm.experiments.equilibrium import predicted
-from lpnorm.experiments.pictures import BLUE, GREEN, VERMILLION
+from lpnorm.experiments.pictures import BLUE
 from lpnorm.experiments.scale_invariance import Network
 from lpnorm.experiments.weight_decay import Study
 
@@ -329,16 +329,10 @@ def settle(lr, decay, momentum, start, steps=600, size=300):
 
 def draw_settling(ax, lr, decay, momentum):
     balance, angle = predicted(lr, decay, momentum, 299)  # (4.6)
-    for start, color in ((0.3, BLUE), (1.5, GREEN), (4.0, VERMILLION)):
-        lengths, measured = settle(lr, decay, momentum, start * balance)
-        ax.plot(np.array(lengths) / balance, color=color)
-    ax.axhline(1, color="black", linestyle=":", linewidth=1)
-    text = f"angle {measured:.2f}° (theory {math.degrees(angle):.2f}°)"
-    ax.set(
-        title=f"lr {lr:.3g}, decay {decay:.3g}, momentum {momentum:g}\n{text}",
-        xlabel="step",
-        ylim=(0, 4),
-    )
+    settled = [settle(lr, decay, momentum, start * balance) for start in (0.3, 1.5, 4.0)]
+    text = f"angle {settled[-1][1]:.2f}° (theory {math.degrees(angle):.2f}°)"
+    title = f"lr {lr:.3g}, decay {decay:.3g}, momentum {momentum:g}\n{text}"
+    figures.settling(ax, [np.array(lengths) / balance for lengths, _ in settled], title)
 
 
 fig, axes = plt.subplots(1, 3, figsize=(11.5, 3.4), sharey=True)

@@ -33,7 +33,6 @@ import pictures
 
 import lpnorm
 from lpnorm import data, models, nn
-from lpnorm.experiments.pictures import VERMILLION
 from lpnorm.experiments.runs import Run, final_accuracy
 from lpnorm.experiments.verdicts import difference
 
@@ -88,16 +87,8 @@ def family(row, k, n=12, scale=1.0):
     _, cache = lpnorm.batch_norm(batch, None, None, p=TopK(k), axis=0, eps=0.0, constant="exact")
     dx, _, _ = lpnorm.batch_norm_backward(arriving, cache)
     constant_s = (arriving - arriving.mean()) / cache.scale  # as if s were a constant
-    counted = abs(deviations[0]) >= np.sort(abs(deviations[0]))[-k]
-    colors, numbers = np.where(counted, VERMILLION, "#cccccc"), np.arange(1, n + 1)
-    row[0].bar(numbers, deviations[0], color=colors)
-    row[0].set_title(f"k = {k}: d, and in orange what counts\ns = {cache.scale.item():.3g}")
-    row[1].bar(numbers, dx[0], color=colors)
-    row[1].bar(numbers, constant_s[0], color="none", edgecolor="black", linestyle=":")
-    row[1].set_title("dx (dotted: for constant s)")
-    for ax in row:
-        ax.axhline(0, color="black", linewidth=0.8)
-        ax.set_xticks([])
+    title = f"k = {k}: d, and in orange what counts\ns = {cache.scale.item():.3g}"
+    figures.family(row, k, deviations[0], dx[0], constant_s[0], title)
 
 
 fig, axes = plt.subplots(2, 3, figsize=(11.5, 4.6), sharey="row")

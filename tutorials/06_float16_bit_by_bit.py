@@ -178,20 +178,9 @@ def x_hat(rows, p, accumulate="float32", constant="paper"):
 
 def bars(ax, exponent):
     rows = (z * 2.0**exponent).astype("float16")
-    for p, color, shift in ((1, BLUE, -0.2), (2, VERMILLION, 0.2)):
-        y, cache = x_hat(rows, p)
-        bad = ~np.isfinite(y[0])
-        ax.bar(
-            np.arange(8) + shift,
-            np.where(bad, 0, y[0]),
-            width=0.4,
-            color=color,
-            label=f"L{p}: s = {cache.scale.item():.3g}",
-        )
-        ax.plot(np.arange(8)[bad] + shift, np.zeros(bad.sum()), "x", color=color, markersize=9)
-    ax.axhline(0, color="black", linewidth=0.8)
-    ax.set(title=f"scale $2^{{{exponent}}}$", xticks=[], ylim=(-2.7, 2.9))
-    ax.legend(loc="upper left", fontsize=9)
+    both = {p: x_hat(rows, p) for p in (1, 2)}
+    outputs = {f"L{p}: s = {cache.scale.item():.3g}": y[0] for p, (y, cache) in both.items()}
+    figures.two_bars(ax, outputs, f"scale $2^{{{exponent}}}$")
 
 
 fig, axes = plt.subplots(1, 4, figsize=(11.5, 3), sharey=True)

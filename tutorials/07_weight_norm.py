@@ -153,7 +153,6 @@ circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
 def plane(ax, p, rho, degrees=20.0, steps=25, eta=0.3):
     """SGD on v (grey path) and the w that it means (coloured), for bounded weight norm in Lp."""
     curve, _ = lpnorm.bounded_weight_norm(circle, rho, p=p)  # (7.2), each point a channel
-    ax.plot(*curve.T, color=GREY, linewidth=1)
     t = math.radians(degrees)
     vector, path, image = 1.3 * np.array([[math.cos(t), math.sin(t)]]), [], []
     for _ in range(steps):
@@ -161,18 +160,7 @@ def plane(ax, p, rho, degrees=20.0, steps=25, eta=0.3):
         path.append(vector[0])
         image.append(w[0])
         vector = vector - eta * lpnorm.bounded_weight_norm_backward(w - target, cache)  # (7.5)
-    ax.plot(*np.array(path).T, "o-", color="black", markersize=3, linewidth=1, label="v")
-    ax.plot(*np.array(image).T, "o", color=VERMILLION, markersize=5, label="w")
-    for a, b in zip(path, image, strict=True):
-        ax.plot(*np.array([a, b]).T, ":", color=VERMILLION, linewidth=0.8)
-    ax.plot(*target[0], "*", color=BLUE, markersize=13, label="target w*")
-    ax.set(
-        aspect="equal",
-        xlim=(-1.5, 2.4),
-        ylim=(-1.5, 2.4),
-        title=f"p = {p:g}, ρ = {rho:g}",
-        xlabel="$w_1$",
-    )
+    figures.plane(ax, curve, path, image, target[0], f"p = {p:g}, ρ = {rho:g}")
 
 
 fig, axes = plt.subplots(1, 3, figsize=(11.5, 4), sharey=True)
@@ -259,15 +247,7 @@ def compare(row, scale):
     }
     for ax, (name, kind), color in zip(row, kinds.items(), (GREY, VERMILLION), strict=True):
         values = deviations(*kind, np.float32(scale))
-        ax.bar(range(1, 4), values, color=color, width=0.6)
-        for block, value in enumerate(values, 1):
-            ax.text(block, value, f"{value:.2g}", ha="center", va="bottom")
-        ax.set(
-            title=f"{name}, inputs × {scale:.3g}",
-            xticks=range(1, 4),
-            xlabel="block",
-            ylim=(0, 1.2 * max(values)),
-        )
+        figures.blocks(ax, values, color, f"{name}, inputs × {scale:.3g}")
 
 
 fig, axes = plt.subplots(1, 4, figsize=(12, 2.8))

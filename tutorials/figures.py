@@ -703,3 +703,83 @@ def figure_08_3(grid, names, reports):
     for side in ("left", "bottom"):
         ax.spines[side].set_visible(False)
     plt.show()
+
+
+# ---- panels that several cells of a notebook draw -----------------------------------------------
+
+
+def band(ax, deviations, s, limit, title):
+    """Bars, and the band of plus and minus s."""
+    n = len(deviations)
+    ax.bar(np.arange(n), deviations, color=GREY, width=1.0 if n > 40 else 0.8)
+    ax.axhspan(-s, s, color=BLUE, alpha=0.25, linewidth=0)
+    ax.axhline(0, color="black", linewidth=0.6)
+    ax.set(ylim=(-limit, limit), xticks=[], title=title)
+
+
+def step(ax, start, end, title):
+    """A step in the plane, on the circle that it leaves."""
+    circle, radius = np.linspace(0, 2 * np.pi, 100), math.hypot(*start)
+    ax.plot(radius * np.cos(circle), radius * np.sin(circle), color=GREY, linewidth=0.8)
+    for point, color in ((start, GREY), (end, VERMILLION)):
+        ax.plot([0, 4 * point[0]], [0, 4 * point[1]], ":", color=color, linewidth=1.2)
+    arrow = {"arrowstyle": "-|>", "color": VERMILLION, "lw": 2, "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", end, start, arrowprops=arrow)
+    ax.plot(*start, "o", color="black", markersize=5)
+    ax.set(xlim=(-0.3, 2.6), ylim=(-0.8, 2.1), aspect="equal", title=title)
+    ax.set(xticks=range(3), yticks=range(3))
+
+
+def settling(ax, paths, title):
+    """Lengths from three starts, relative to where they should settle."""
+    for path, color in zip(paths, (BLUE, GREEN, VERMILLION), strict=True):
+        ax.plot(path, color=color)
+    ax.axhline(1, color="black", linestyle=":", linewidth=1)
+    ax.set(title=title, xlabel="step", ylim=(0, 4))
+
+
+def family(row, k, deviations, dx, constant_s, title):
+    """d and dx, the k largest |d| in orange; dotted: dx for constant s."""
+    counted = abs(deviations) >= np.sort(abs(deviations))[-k]
+    colors = np.where(counted, VERMILLION, "#cccccc")
+    numbers = np.arange(1, len(deviations) + 1)
+    row[0].bar(numbers, deviations, color=colors)
+    row[0].set_title(title)
+    row[1].bar(numbers, dx, color=colors)
+    row[1].bar(numbers, constant_s, color="none", edgecolor="black", linestyle=":")
+    row[1].set_title("dx (dotted: for constant s)")
+    for ax in row:
+        ax.axhline(0, color="black", linewidth=0.8)
+        ax.set_xticks([])
+
+
+def two_bars(ax, outputs, title):
+    """Two outputs side by side; a cross where one is not finite."""
+    for (label, y), color, shift in zip(
+        outputs.items(), (BLUE, VERMILLION), (-0.2, 0.2), strict=True
+    ):
+        bad, places = ~np.isfinite(y), np.arange(len(y)) + shift
+        ax.bar(places, np.where(bad, 0, y), width=0.4, color=color, label=label)
+        ax.plot(places[bad], np.zeros(bad.sum()), "x", color=color, markersize=9)
+    ax.axhline(0, color="black", linewidth=0.8)
+    ax.set(title=title, xticks=[], ylim=(-2.7, 2.9))
+    ax.legend(loc="upper left", fontsize=9)
+
+
+def plane(ax, curve, path, image, target, title):
+    """The curve that w can be on, the way of v and its w's, and the target."""
+    ax.plot(*curve.T, color=GREY, linewidth=1)
+    ax.plot(*np.array(path).T, "o-", color="black", markersize=3, linewidth=1, label="v")
+    ax.plot(*np.array(image).T, "o", color=VERMILLION, markersize=5, label="w")
+    for a, b in zip(path, image, strict=True):
+        ax.plot(*np.array([a, b]).T, ":", color=VERMILLION, linewidth=0.8)
+    ax.plot(*target, "*", color=BLUE, markersize=13, label="target w*")
+    ax.set(aspect="equal", xlim=(-1.5, 2.4), ylim=(-1.5, 2.4), title=title, xlabel="$w_1$")
+
+
+def blocks(ax, values, color, title):
+    """One bar a block, with its number."""
+    ax.bar(range(1, 4), values, color=color, width=0.6)
+    for block, value in enumerate(values, 1):
+        ax.text(block, value, f"{value:.2g}", ha="center", va="bottom")
+    ax.set(title=title, xticks=range(1, 4), xlabel="block", ylim=(0, 1.2 * max(values)))
