@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -375,13 +376,14 @@ def test_submissions_of_every_kind_are_found(tmp_path):
     )
     for name in ("bob.py", "broken.ipynb", "notes.txt", ".hidden.py"):
         (tmp_path / name).write_text("{")
-    (tmp_path / "latin.py").write_bytes(b"\xff\xfe")
+    (tmp_path / "latin.py").write_bytes(b"x = '\xff'")
     for folder, files in (("cleo", ["a.py"]), ("dan", []), ("eve", ["a.py", "b.ipynb"])):
         (tmp_path / folder).mkdir()
         for name in files:
             (tmp_path / folder / name).write_text("w = 4")
     found = {s.name: s for s in find(tmp_path)}
-    assert set(found) == {"ada", "bob.ipynb", "bob.py", "broken", "latin", "cleo", "dan", "eve"}
+    names = {"ada", "bob.ipynb", "bob.py", "broken", "latin", "cleo", "dan", "eve", "notes.txt"}
+    assert set(found) == names
     assert found["ada"].cells == ("x = 1",) and found["cleo"].cells == ("w = 4",)
     namespace = {}
     for cell in found["bob.ipynb"].cells:
@@ -389,6 +391,69 @@ def test_submissions_of_every_kind_are_found(tmp_path):
     assert (namespace["y"], namespace["z"]) == (2, 1)
     assert "not a notebook" in found["broken"].error and "UTF-8" in found["latin"].error
     assert "no Python file" in found["dan"].error and "2 Python files" in found["eve"].error
+
+
+def _notebook(*cells):
+    return json.dumps({"cells": [{"cell_type": "code", "source": c} for c in cells]})
+
+
+EVERYDAY = {
+    "crlf.py": b"x = 1\r\ny = 2\r\n",
+    "bom.py": b"\xef\xbb\xbfx = 1",
+    "bom.ipynb": b"\xef\xbb\xbf" + _notebook("x = 1").encode(),
+    "utf16.py": "x = 1".encode("utf-16"),
+    "cookie.py": b"# -*- coding: latin-1 -*-\nname = '\xdf'\nx = 1",
+    "UPPER.PY": b"x = 1",
+    "saved.ipynb.txt": _notebook("x = 1").encode(),
+    "as_json.ipynb.json": _notebook("x = 1").encode(),
+    "timed.ipynb": _notebook("%%time\nx = 1").encode(),
+    "line_timed.ipynb": _notebook("%time x = 1").encode(),
+    "magics.ipynb": _notebook("%matplotlib inline\n!ls\nfiles = !ls\nx = 1\n?x\nx?").encode(),
+    "text.ipynb": _notebook('"""\n% no magic\n"""\nx = 1').encode(),
+    "empty_lines.ipynb": _notebook("\n" * 100_000 + "%pwd\nx = 1").encode(),
+}
+
+
+@pytest.mark.parametrize("name", EVERYDAY)
+def test_right_work_in_everyday_files(tmp_path, name):
+    (tmp_path / name).write_bytes(EVERYDAY[name])
+    with zipfile.ZipFile(tmp_path / "zipped.zip", "w") as archive:
+        archive.write(tmp_path / name, f"__MACOSX/{name}")
+        archive.write(tmp_path / name, f"folder/{name}")
+    for submission in find(tmp_path):
+        assert not submission.error, submission
+        namespace = {}
+        for cell in submission.cells:
+            exec(cell, namespace)
+        assert namespace["x"] == 1
+
+
+def test_hostile_entries_are_rows_that_say_why(tmp_path):
+    (tmp_path / "ada.py").write_text("x = 1")
+    for name, to in (("to_ada.py", "ada.py"), ("zero.py", "/dev/zero"), ("self.py", "self.py")):
+        (tmp_path / name).symlink_to(to)
+    (tmp_path / "folder").symlink_to(tmp_path)
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "mine.py").symlink_to("../ada.py")
+    os.mkfifo(tmp_path / "fifo.py")
+    with open(tmp_path / "sparse.ipynb", "wb") as file:
+        file.truncate(500 * 2**20)
+    (tmp_path / "deep.ipynb").write_text("[" * 1_000_000)
+    (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 and no more")
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.py", "#" * (65 * 2**20))
+    (tmp_path / "a\nb\x1b[31m\u202e.py").write_text("x = 1")
+    with open(os.fsencode(tmp_path) + b"/jos\xe9.py", "w") as file:
+        file.write("x = 1")
+    found = {s.name: s for s in find(tmp_path)}
+    assert len(found) == 13
+    fine = {"ada", "a�b�[31m�", "jos�"}
+    assert {name for name, s in found.items() if not s.error} == fine
+    assert all("link" in found[n].error for n in ("to_ada", "zero", "self", "folder", "inside"))
+    assert "no ordinary file" in found["fifo"].error
+    assert all("MiB" in found[name].error for name in ("sparse", "bomb"))
+    assert "notebook" in found["deep"].error and "zip" in found["bad"].error
+    assert not any("\n" in s.error for s in found.values())
 
 
 def test_what_is_too_large_is_not_read(tmp_path):

@@ -571,7 +571,7 @@ print(exercises.check_08_1(None if unseen is None else (unseen, x_where_it_is_wr
 # %% [markdown]
 # ### Exercise 2
 #
-# Write L∞ batch norm, forward and backward (tutorial 02, sections 4 and 6): $s = C_\infty(n)\max\lvert d\rvert + \varepsilon$ with `lpnorm.gaussian_constant(math.inf, n)`. Give the whole gradient to the *first* of several tied values, as `argmax` does. Which verdict do you get, and do you agree with it? Then give each of the tied values the *full*
+# Write L∞ batch norm, forward and backward (tutorial 02, section 2, has the gradient; tutorial 05, section 2, the ties): $s = C_\infty(n)\max\lvert d\rvert + \varepsilon$ with `lpnorm.gaussian_constant(math.inf, n)`. Give the whole gradient to the *first* of several tied values, as `argmax` does. Which verdict do you get, and do you agree with it? Then give each of the tied values the *full*
 # gradient.
 #
 # <details><summary>Hint</summary>

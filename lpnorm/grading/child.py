@@ -115,6 +115,8 @@ def _answer(namespace, name, arguments, keep, kept, np, wire):  # type: ignore[n
     try:
         with np.errstate(all="ignore"):
             result = namespace[name](*given)
+        if isinstance(result, list) and keep:  # [y, cache]
+            result = tuple(result)
         if isinstance(result, tuple) and keep:
             parts = []
             for i, part in enumerate(result):

@@ -35,12 +35,12 @@ def run(options: argparse.Namespace) -> int:
     try:
         for result in grading.grade_all(found, plan, options.jobs):
             results.append(result)
+            if options.csv is not None:  # after each, so that an interruption costs none
+                grading.write_csv(options.csv, results, asked.number)
             print(
                 f"{len(results)}/{len(found)} {result.name}: {result.points} of {asked.points}",
                 file=sys.stderr,
             )
-        if options.csv is not None:
-            grading.write_csv(options.csv, results, asked.number)
     except grading.CannotStart as error:
         return _cannot_grade(f"no process for a submission: {error}")
     except OSError as error:

@@ -17,7 +17,7 @@
 #
 # **What you need.** Assignment 1, above all its formula for the backward pass. About three hours.
 #
-# **What to read first.** Tutorial 02, the sections on L∞, Top-k and ties; tutorial 05 for what the constants do.
+# **What to read first.** Tutorial 02; tutorial 05, sections 2 (ties) and 3 (what the constants do).
 #
 # **Rules.** As in assignment 1: NumPy and the standard library, arrays (N, C) with channels on axis 1, nothing you are given is changed.
 # $\varepsilon$ is added to the scale: $\hat s = s + \varepsilon$, $\hat x = d/\hat s$, $y = \gamma\hat x + \beta$, $d = x - \mu$.
