@@ -409,6 +409,7 @@ EVERYDAY = {
     "timed.ipynb": _notebook("%%time\nx = 1").encode(),
     "line_timed.ipynb": _notebook("%time x = 1").encode(),
     "magics.ipynb": _notebook("%matplotlib inline\n!ls\nfiles = !ls\nx = 1\n?x\nx?").encode(),
+    "lambda.ipynb": _notebook("%pwd\nf = lambda a: a\nx = f(1)").encode(),
     "text.ipynb": _notebook('"""\n% no magic\n"""\nx = 1').encode(),
     "empty_lines.ipynb": _notebook("\n" * 100_000 + "%pwd\nx = 1").encode(),
 }

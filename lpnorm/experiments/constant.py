@@ -21,7 +21,7 @@ from lpnorm import data, models, nn
 from lpnorm.experiments.norms import ARMS
 from lpnorm.experiments.pictures import error_dots, fixed_ticks, label_ends, look
 from lpnorm.experiments.report import Claim, Finding, Options, Result, accuracy_text, summary
-from lpnorm.experiments.runs import Run, Task, final_accuracy, norm_named
+from lpnorm.experiments.runs import Run, Task, final_accuracy, norm_named, with_fast
 from lpnorm.experiments.verdicts import (
     below,
     better,
@@ -80,7 +80,7 @@ class Change(Task):
     def _gradients(self, factor: tuple[float, ...]) -> tuple[float, dict[str, Any]]:
         digits = data.digits("float64")
         normalize = Run(norm="1", factor=factor).normalization(eps=0.0)
-        model = models.digits_net(normalize, rng=self.seed, dtype="float64")
+        model = with_fast(models.digits_net(normalize, rng=self.seed, dtype="float64"))
         logits, backward = model(digits.train_x[:64], train=True)
         loss, dlogits = nn.softmax_cross_entropy(logits, digits.train_y[:64])
         backward(dlogits)

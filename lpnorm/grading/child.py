@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import ast
 import os
+import signal
 import sys
+import time
 import traceback
 
 try:
@@ -84,26 +86,66 @@ def _limit(limits: dict[str, int]) -> None:
                 continue
 
 
-def run_cells(cells: list[str], namespace: dict[str, object]) -> str:
+def run_cells(
+    cells: list[str], namespace: dict[str, object], each: float = 3, most: float = 8
+) -> str:
     """Run the cells, statement by statement; what goes wrong in one is noted and the next is run.
 
-    A notebook has cells of every kind (trials, plots, checks); only its functions are wanted.
+    A notebook has cells of every kind (trials, plots, checks); only its functions are wanted. So
+    imports and definitions come first, then the others in order, none for longer than `each`
+    seconds and all for `most`.
     """
-    notes = []
-    for text in cells:
-        try:
-            body = ast.parse(text).body
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            where = f" in line {error.lineno}" if isinstance(error, SyntaxError) else ""
-            notes.append(f"{type(error).__name__}{where}: {getattr(error, 'msg', '')}")
-            continue
-        for statement in body:
-            try:
-                code = compile(ast.Module([statement], []), "submission", "exec")
-                exec(code, namespace)
-            except BaseException as error:  # sys.exit() too
-                notes.append(f"line {statement.lineno}: {_line(error)}")
+    notes: list[str] = []
+    body = [statement for text in cells for statement in _statements(text, notes)]
+    kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    later = []
+    for statement in body:
+        if not isinstance(statement, kinds) or _run(statement, namespace, each):
+            later.append(statement)  # or it needs what comes before it
+    end = time.monotonic() + most
+    for statement in later:
+        if note := _run(statement, namespace, min(each, end - time.monotonic())):
+            notes.append(note)
     return "; ".join(notes[:3])[:500]
+
+
+def _statements(text: str, notes: list[str]) -> list[ast.stmt]:
+    """The statements of a cell, or those before the first line that is no Python."""
+    try:
+        return ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None)
+        where = f" in line {line}" if line else ""
+        notes.append(f"{type(error).__name__}{where}: {getattr(error, 'msg', '')}")
+    lines = text.splitlines()
+    for cut in range((line or 1) - 1, max(0, (line or 1) - 40), -1):
+        try:
+            return ast.parse("\n".join(lines[:cut])).body
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+    return []
+
+
+def _run(statement: ast.stmt, namespace: dict[str, object], seconds: float) -> str:
+    """What went wrong, in a line."""
+    if seconds <= 0:
+        return f"line {statement.lineno}: not run, what came before it took so long"
+    try:
+        code = compile(ast.Module([statement], []), "submission", "exec")
+        if hasattr(signal, "setitimer"):
+            signal.signal(signal.SIGALRM, _too_long)
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+        exec(code, namespace)
+    except BaseException as error:  # sys.exit() too
+        return f"line {statement.lineno}: {_line(error)}"
+    finally:
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    return ""
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError("it took too long and was stopped: it is none of the functions")
 
 
 def _answer(namespace, name, arguments, keep, kept, np, wire):  # type: ignore[no-untyped-def]

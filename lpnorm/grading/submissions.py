@@ -53,6 +53,8 @@ def find(folder: Path) -> list[Submission]:
             found.append(Submission(name, tuple(cells)))
         except Unreadable as error:
             found.append(Submission(name, error=str(error)))
+        except Exception as error:  # a fault of ours costs this one its marks, and no other
+            found.append(Submission(name, error=f"it cannot be read ({type(error).__name__})"))
     return found
 
 
@@ -210,7 +212,8 @@ def _without_magics(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     """The statements, the code of timing magics in their place, calls of IPython as None."""
     for statement in body:
         call = getattr(statement, "value", None)
-        words = [a.value for a in getattr(call, "args", ()) if isinstance(a, ast.Constant)]
+        given = call.args if isinstance(call, ast.Call) else ()
+        words = [a.value for a in given if isinstance(a, ast.Constant)]
         if _of_ipython(call) and len(words) > 1 and words[0] in TIMED:
             yield from ast.parse(str(words[-1])).body
         else:
