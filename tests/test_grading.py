@@ -20,6 +20,7 @@ from hostile import HONEST, TALKS
 
 from lpnorm.cli import main
 from lpnorm.grading import assignment, wire
+from lpnorm.grading.child import run_cells
 from lpnorm.grading.functions import Local, Missing, Raised, Stopped, Unwritten
 from lpnorm.grading.grade import Plan, Result, common_mistakes, grade, write_csv
 from lpnorm.grading.handout import write
@@ -146,7 +147,7 @@ def odd(): return {1: 2}
         assert caught.value.words == "it raised KeyError: 'what' (line 8)"
         with pytest.raises(Raised, match="something else than asked for: a dict"):
             there.get("odd")()
-        with pytest.raises(Missing, match=r"no function nothing.*ZeroDivisionError.*SyntaxError"):
+        with pytest.raises(Missing, match=r"no function nothing.*SyntaxError.*ZeroDivisionError"):
             there.get("nothing")()
 
 
@@ -455,6 +456,15 @@ def test_hostile_entries_are_rows_that_say_why(tmp_path):
     assert all("MiB" in found[name].error for name in ("sparse", "bomb"))
     assert "notebook" in found["deep"].error and "zip" in found["bad"].error
     assert not any("\n" in s.error for s in found.values())
+
+
+def test_definitions_come_first_and_trials_end():
+    """What works is what counts: a trial that runs for ever, a line that is no Python."""
+    namespace = {}
+    cells = ["while True: pass\nc = 2", "def f(x=c): return x\nimport math\ng = f() + (\n"]
+    notes = run_cells(cells, namespace, 0.2, 5)
+    assert namespace["f"]() == 2 and "TimeoutError" in notes and "SyntaxError" in notes
+    assert "it took so long" in run_cells(["import time", "time.sleep(1)\nx = 1"], {}, 0.2, 0.1)
 
 
 def test_what_is_too_large_is_not_read(tmp_path):
