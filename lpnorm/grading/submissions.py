@@ -189,14 +189,14 @@ def _python(cell: str) -> str:
     out, but for the code under %%time and the like."""
     if not re.search(r"[%!?]", cell) or _parses(cell):
         return cell
-    from IPython.core.inputtransformer2 import TransformerManager
-
     if len(re.findall(r"^[^\n#]*[%!?]", cell, flags=re.MULTILINE)) > 200:
         return cell  # each is a pass over the cell: no notebook has so many, and it says so itself
     try:
+        from IPython.core.inputtransformer2 import TransformerManager
+
         body = ast.parse(TransformerManager().transform_cell(cell)).body
         return ast.unparse(ast.Module(list(_without_magics(body)), []))
-    except (SyntaxError, ValueError, RecursionError, MemoryError, RuntimeError):
+    except (ImportError, SyntaxError, ValueError, RecursionError, MemoryError, RuntimeError):
         return cell  # what is wrong in it is told where it is run
 
 
