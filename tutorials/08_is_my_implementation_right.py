@@ -223,12 +223,13 @@ print("verdict:", report.verdict)
 print("checks: ", len(report.checks), "of which failed:", len(report.failures))
 
 # %% [markdown]
-# There are four verdicts.
+# There are five verdicts.
 #
 # | verdict | means | `report.ok` | exit status of `lpnorm check` |
 # | --- | --- | --- | --- |
 # | correct | every check passed, in the library's conventions | yes | 0 |
 # | correct under these conventions: ... | every check passed, and somewhere a choice was made that others make differently | yes | 0 |
+# | correct, with limits: ... | the values are right, but not everywhere, or they come in another way than a user would expect: `report.limits` says how | yes (with `strict=True` no) | 0 (with `--strict` 1) |
 # | wrong | a check failed | no | 1 |
 # | could not run | it raised, returned no arrays, or took none of the shapes | no | 2 |
 #
@@ -269,7 +270,7 @@ report = verify.check(plant(*PLANTED["mean(g) forgotten"]), p=1)
 print(report)
 
 # %% [markdown]
-# - **Verdict**, and under it the diagnoses, the most frequent first. The judge has a catalogue of mistakes: the right formulas with a line replaced. Where one of them reproduces the candidate's numbers, it is named. The first line here names ours.
+# - **Verdict**, and under it the diagnoses, what is wrong with the forward first, then the most frequent. The judge has a catalogue of mistakes: the right formulas with a line replaced. Where one of them reproduces the candidate's numbers, it is named. The first line here names ours.
 # - **WRONG**, for each check that failed. *tried*: what was done and why. *found*: how far off. The error is given in units of its *bound* (how far rounding alone could have taken a correct layer; 1 is the limit) and of *ulps* (steps of the last bit). An error of $10^{12}$ bounds is no rounding. *means*: the diagnosis. *right*: the line of mathematics
 #   as it should read; compare it with yours.
 # - *also wrong in* lists the other checks that failed with the same diagnosis. Do not count them: it is one mistake seen from many sides.
