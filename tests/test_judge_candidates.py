@@ -379,6 +379,29 @@ def test_wrong_strangers(case: Case) -> None:
     assert case.said in report.diagnoses[0], str(report)
 
 
+@pytest.mark.parametrize("p", [1, 2, math.inf])
+@pytest.mark.parametrize("how", ["order", "transposed", "flat", "y", "None"])
+def test_outputs_of_other_shapes_are_told_so(how: str, p: float) -> None:
+    """Never an error of the judge."""
+    forward, backward = strangers.forgotten_forward, strangers.staged_backward
+    changed = {
+        "order": lambda dx, dgamma, dbeta: (dgamma, dbeta, dx),
+        "transposed": lambda dx, *more: (dx.T, *more),
+        "flat": lambda dx, *more: (dx.ravel(), *more),
+        "y": lambda *given: given,
+        "None": lambda *given: None,
+    }[how]
+
+    def turned(*given: Any) -> Any:
+        y, cache = forward(*given)
+        return (y.T if how == "y" else y), cache
+
+    report = verify.check((turned, lambda dy, c: changed(*backward(dy, c))), p=p)
+    assert not report.ok
+    told = "it gave None" if how == "None" else "has shape"
+    assert any(told in words for words in report.diagnoses)
+
+
 def test_what_a_stranger_is_told() -> None:
     """The attempt that got furthest; for which arrays it is right."""
     report = verify.check(lambda x, gamma, beta, eps: x.tolist(), p=2)

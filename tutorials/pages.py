@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import re
-import shutil
 from html import escape, unescape
 from pathlib import Path
 
@@ -138,9 +137,8 @@ def reference(folder: Path) -> None:
 
 
 def write(folder: Path, sources: list[Path]) -> None:
-    """The whole site."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    """The whole site, into a folder; what else lies there stays."""
+    folder.mkdir(parents=True, exist_ok=True)
     reference(folder / "reference")
     names, rows, pages = public_names(), [], []
     for source in sources:

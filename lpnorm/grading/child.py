@@ -91,20 +91,17 @@ def run_cells(
 ) -> str:
     """Run the cells, statement by statement; what goes wrong in one is noted and the next is run.
 
-    A notebook has cells of every kind (trials, plots, checks); only its functions are wanted. So
-    imports and definitions come first, then the others in order, none for longer than `each`
-    seconds and all for `most`.
+    A notebook has cells of every kind (trials, plots, checks); only its functions are wanted. So no
+    statement but an import or a definition runs longer than `each` seconds, or at all once `most`
+    are over.
     """
     notes: list[str] = []
     body = [statement for text in cells for statement in _statements(text, notes)]
-    kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    later = []
-    for statement in body:
-        if not isinstance(statement, kinds) or _run(statement, namespace, each):
-            later.append(statement)  # or it needs what comes before it
+    wanted = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     end = time.monotonic() + most
-    for statement in later:
-        if note := _run(statement, namespace, min(each, end - time.monotonic())):
+    for statement in body:
+        left = each if isinstance(statement, wanted) else min(each, end - time.monotonic())
+        if note := _run(statement, namespace, left):
             notes.append(note)
     return "; ".join(notes[:3])[:500]
 

@@ -59,7 +59,7 @@ def find(folder: Path) -> list[Submission]:
 
 
 def harmless(name: str) -> str:
-    """A name as one line of printable characters; what was no UTF-8 is a question mark."""
+    """A name as one line of printable characters; what is none, or was no UTF-8, is �."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     shown = "".join("�" if unicodedata.category(c)[0] == "C" else c for c in text).strip()
     return shown or "(a name of spaces)"

@@ -103,9 +103,13 @@ def check(
         if sgd and momentum is not None:
             settings["momentum"] = check_number("momentum", momentum)
     for name in settings:
+        ours = name in ("lr", *DEFAULTS)
         if not sgd:
-            raise TypeError(f"{name} is a setting of sgd, not of {layer}")
-        if name not in ("lr", *DEFAULTS):
+            if ours:
+                raise TypeError(f"{name} is a setting of sgd, not of {layer}")
+            known = "p, constant, eps, dtype, axis, ndim, momentum, running and backend"
+            raise TypeError(f"{name} is no argument for {layer}: there are {known}")
+        if not ours:
             known = f"; sgd has lr, {', '.join(DEFAULTS)}"
             raise TypeError(f"sgd has no setting {name!r}{known}")
     report = Report(layer, None if sgd else p, type(candidate).__name__, strict=strict)

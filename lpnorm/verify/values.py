@@ -55,6 +55,7 @@ class Values:
         self.said: tuple[Diagnosis, ...] = ()
         self.repeats = True  # two calls give the same
         self.values_wrong = False
+        self.misshapen = False  # an output has another shape than it must: laws cannot be asked
         self.modified: tuple[str, ...] = ()  # inputs that were written to
         self.eps_asked = False
         self.passed: set[str] = set()  # names of cases that are right in the widest dtype
@@ -212,6 +213,7 @@ class Values:
         left = [t for t in trials if id(t) in found and fails(found[id(t)])]
         said: dict[int, Diagnosis] = {}
         shapes = [t for t in left if any(e.shape for e in found[id(t)])]
+        self.misshapen |= bool(shapes)
         for trial in shapes:
             words = "; ".join(e.shape for e in found[id(trial)] if e.shape)
             said[id(trial)] = Diagnosis(words)

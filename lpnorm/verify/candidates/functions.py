@@ -86,6 +86,8 @@ class Pair(Function):
             array = self.library.to(dy)
             with theirs():
                 gradients = self.backward(array, cache)
+            if gradients is None:
+                raise Raised("backward must give (dx, dgamma, dbeta), it gave None")
             if not isinstance(gradients, (tuple, list)):
                 gradients = (gradients,)
             self.changed = self.changed or self._changed([array], {"dy": dy})

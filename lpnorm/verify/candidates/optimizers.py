@@ -6,6 +6,7 @@ those of lpnorm.nn); an optax.GradientTransformation; a keras.optimizers.Optimiz
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import inspect
@@ -233,9 +234,10 @@ def maker(candidate: Any, asked: Mapping[str, Any]) -> Maker:
     CannotRun, with the error of the attempt that got furthest."""
     keras = sys.modules.get("keras")
     if inspect.isclass(candidate):
-        taken = inspect.signature(candidate).parameters
-        own = {name: value for name, value in asked.items() if name in taken}
-        candidate = functools.partial(candidate, **own)
+        with contextlib.suppress(TypeError, ValueError):  # a builtin has no signature
+            taken = inspect.signature(candidate).parameters
+            own = {name: value for name, value in asked.items() if name in taken}
+            candidate = functools.partial(candidate, **own)
     if hasattr(candidate, "init") and hasattr(candidate, "update"):
         return _Optax(candidate)
     if keras is not None and isinstance(candidate, keras.optimizers.Optimizer):
