@@ -92,8 +92,8 @@ def run_cells(
     """Run the cells, statement by statement; what goes wrong in one is noted and the next is run.
 
     A notebook has cells of every kind (trials, plots, checks); only its functions are wanted. So no
-    statement but an import or a definition runs longer than `each` seconds, or at all once `most`
-    are over.
+    statement runs longer than `each` seconds, and none but imports and definitions once `most` are
+    over.
     """
     notes: list[str] = []
     body = [statement for text in cells for statement in _statements(text, notes)]

@@ -104,14 +104,15 @@ def check(
             settings["momentum"] = check_number("momentum", momentum)
     for name in settings:
         ours = name in ("lr", *DEFAULTS)
-        if not sgd:
-            if ours:
-                raise TypeError(f"{name} is a setting of sgd, not of {layer}")
-            known = "p, constant, eps, dtype, axis, ndim, momentum, running and backend"
-            raise TypeError(f"{name} is no argument for {layer}: there are {known}")
+        if sgd and not ours:
+            raise TypeError(f"sgd has no setting {name!r}; sgd has lr, {', '.join(DEFAULTS)}")
+        if ours and not sgd:
+            raise TypeError(f"{name} is a setting of sgd, not of {layer}")
         if not ours:
-            known = f"; sgd has lr, {', '.join(DEFAULTS)}"
-            raise TypeError(f"sgd has no setting {name!r}{known}")
+            known = "p, dtype, axis and backend"
+            if layer in NORMALIZERS:
+                known = "p, constant, eps, dtype, axis, ndim, momentum, running and backend"
+            raise TypeError(f"{name} is no argument for {layer}: there are {known}")
     report = Report(layer, None if sgd else p, type(candidate).__name__, strict=strict)
     dtypes = _dtypes(dtype)
     if sgd:

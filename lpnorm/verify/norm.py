@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lpnorm.verify import cases, kinks, laws, running
+from lpnorm.verify import cases, kinks, laws, manners, running
 from lpnorm.verify.candidates.models import LayerCandidate
 from lpnorm.verify.cases import Case, Layout
 from lpnorm.verify.mistakes import NO_CONSTANT
@@ -26,7 +26,7 @@ class NormChecks(Subject):
     def checks(self) -> Iterator[Check]:
         """Cheapest and most telling first."""
         yield from self._asked_for()
-        yield from laws.same_bits(self)
+        yield from manners.same_bits(self)
         for dtype in self.dtypes:
             yield from self.values([call(self.candidate, c) for c in self.value_cases(dtype)])
         if self.misshapen:
@@ -34,6 +34,7 @@ class NormChecks(Subject):
         yield from self._far_out()
         yield from kinks.checks(self)
         yield from laws.checks(self)
+        yield from manners.checks(self)
         yield from running.checks(self)
 
     def value_cases(self, dtype: str) -> Iterator[Case]:

@@ -41,6 +41,38 @@ class BatchNorm:
         return (dx_hat - dx_hat.mean(axis=0, keepdims=True) - along * self.x_hat) / self.scale
 
 
+class Keeping(BatchNorm):
+    """What backward needs is kept anew only when the batch has another shape."""
+
+    def __init__(self, channels=5):
+        super().__init__(channels)
+        self.kept = None
+
+    def forward(self, x, training=True):
+        y = super().forward(x, training)
+        if self.kept is None or self.kept[0].shape != x.shape:
+            self.kept = self.x_hat, self.scale
+        return y
+
+    def backward(self, dy):
+        self.x_hat, self.scale = self.kept
+        return super().backward(dy)
+
+
+class Adding(BatchNorm):
+    """Of one size, and its gradients are added to."""
+
+    def __init__(self, channels=5):
+        super().__init__(channels)
+        self.dgamma, self.dbeta = np.zeros((1, channels)), np.zeros((1, channels))
+
+    def backward(self, dy):
+        before = self.dgamma, self.dbeta
+        dx = super().backward(dy)
+        self.dgamma, self.dbeta = self.dgamma + before[0], self.dbeta + before[1]
+        return dx
+
+
 def made(mistake):
     return lambda channels: BatchNorm(channels, mistake=mistake)
 
@@ -107,9 +139,13 @@ RIGHT = [
     Case("stranger: a class", BatchNorm, L2, said="running_var holds the biased variance"),
     Case("stranger: other order", other_order, L2, said="gamma = gamma; beta = beta; eps = eps"),
     Case("stranger: weight", (weight_forward, weight_backward(2, 1)), WEIGHT),
+    Case("stranger: adds", Adding, L2, said="dgamma and dbeta add up over calls"),
+    Case("stranger: added", Adding(), L2, said="dgamma and dbeta add up over calls"),
     Case("stranger: 2 axes", without_parameters, {**L2, "ndim": 2}),
 ]
 WRONG = [
+    Case("stranger: stale cache", Keeping, L2, said="another dx: something of the first is kept"),
+    Case("stranger: stale object", Keeping(4), L2, said="something of the first is kept"),
     Case("stranger: two momenta", made("swapped"), L2, said="running_mean takes the share 0.9"),
     Case("stranger: mean twice", made("mean"), L2, said="running_var holds the mean, as"),
     Case("stranger: half", made("half"), L2, said="averages 0.5 times the biased variance"),

@@ -90,7 +90,10 @@ class LayerCandidate(Candidate):
         return self.make(case).uninitialised
 
     def run(self, case: Case, backward: bool) -> Outcome:
-        model = self.begin(case)
+        return self.step(self.begin(case), case, backward)
+
+    def step(self, model: Model, case: Case, backward: bool) -> Outcome:
+        """Forward and backward of a model that has the case's parameters."""
         y, pull = model.forward(case.x, True)
         same = model.given is None or np.array_equal(model.given, case.x, equal_nan=True)
         changed = "" if same else "x"

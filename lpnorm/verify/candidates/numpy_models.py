@@ -216,7 +216,10 @@ def object_maker(candidate: Any) -> tuple[Callable[[Case], Model], tuple[int, ..
                 setattr(layer, name, a.astype("float64"))
         return ObjectModel(layer)
 
-    return made, None
+    if required(candidate):
+        return made, None
+    own = list(ObjectModel(build(candidate, 0)).parameters().values())  # it has one size
+    return made, (tuple(own[0].shape) if own else None)
 
 
 def build(factory: Any, channels: int, dtype: str = "float64") -> Any:
