@@ -39,6 +39,9 @@ class Model:
     def set(self, values: Mapping[str, Array]) -> None:
         raise NotImplementedError
 
+    def clear(self) -> None:
+        """Gradients to zero where a training loop does it: in parameters that hold their own."""
+
     def forward(self, x: Array, train: bool) -> tuple[Array, Pull]:
         raise NotImplementedError
 

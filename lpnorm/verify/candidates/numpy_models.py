@@ -81,6 +81,11 @@ class ObjectModel(Model):
             else:
                 setattr(self.layer, key, each.copy())
 
+    def clear(self) -> None:
+        for held in self._arrays().values():
+            if isinstance(getattr(held, "grad", None), np.ndarray):
+                held.grad = np.zeros_like(held.grad)
+
     def _mode(self, train: bool) -> dict[str, Any]:
         """Switch training on or off; what forward has to be told."""
         if self.switch is not None:
