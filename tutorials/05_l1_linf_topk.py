@@ -254,7 +254,7 @@ print(f"\n¼C, all but the last: the weights' gradients differ by {apart:.0e} at
 stored = json.loads(Path("results/constant.json").read_text(encoding="utf-8"))
 print(f"{stored['command']}   (seeds {stored['seeds']}, NumPy {stored['versions']['numpy']})")
 for name in ("C", "¼C", *placed, "¼C, lr/10", "C, lr/10", "4C"):
-    found = stored["final_percent"][f"L1 {name}"]
+    found = stored["figures"]["arms"][f"L1 {name}"]["final_percent"]
     print(f"L1, {name:24s}" + "".join(f"{value:8.1f}" for value in found) + " %")
 
 # %% [markdown]
