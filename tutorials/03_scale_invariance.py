@@ -377,7 +377,7 @@ print(exercises.check_03_1(answer))
 # ### Exercise 2
 #
 # `trained(1.0)` and `trained(16.0, scale=4)` of section 5 have the same effective step sizes. Compare their losses. They agree to two or three digits but not in every bit: which
-# argument of the batch norms in `models.digits_net` is to blame (give its name)? Without it, another scale than 4 keeps every bit too. Which?
+# argument of the batch norms in `models.digits_net` is to blame (give its name)? Without it the scale 4 keeps every bit. Name another scale that does.
 #
 # <details><summary>Hint</summary>
 #

@@ -4,7 +4,7 @@
 # You have written a batch norm. Its outputs look plausible, the network trains, the gradient check passes. Is it right? In this notebook you plant mistakes in a
 # correct layer and see which of the usual tests notice. Then you hand the layer to a judge, `lpnorm check`, learn to read what it says, and do the same for a layer in PyTorch.
 #
-# The layer is L1 batch norm, equation (5) of Hoffer, Banner, Golan, Soudry, ["Norm matters"](https://arxiv.org/abs/1803.01814) (NeurIPS 2018). The judge knows batch norm and layer norm in any norm.
+# The layer is L1 batch norm, equation (5) of Hoffer, Banner, Golan, Soudry, ["Norm matters"](https://arxiv.org/abs/1803.01814) (NeurIPS 2018). The judge knows batch and layer norm in any norm, and also weight norms and SGD.
 #
 # **For whom.** You have read tutorial 02 (one backward pass for every norm), or you have an implementation of your own and want to know. Section 7 is for people who use PyTorch; nothing else needs it.
 #
@@ -462,7 +462,7 @@ else:
 # %% [markdown]
 # ## 8. On the command line, and in your tests
 #
-# `lpnorm check FILE:forward,backward` does the same for a file, in a process of its own: a candidate may hang, crash or print, and the judge survives. A file can hold a pair of functions, a module class, or just functions named `forward` and `backward`. We write three files and look at the last lines and at the exit status.
+# `lpnorm check FILE:forward,backward` does the same for a file, in a process of its own: a candidate may hang, crash or print, and the judge survives. A file can hold a pair of functions, a module class, or just functions named `forward` and `backward`. We write three files and look at the first lines and at the exit status.
 
 # %%
 FILES = {
